@@ -1,0 +1,280 @@
+"""The GPT: what is computed, and how text is generated from it.
+
+A decoder-only transformer that computes exactly what Qwen3 (dense) computes, so that what is trained
+here opens in other tools. Qwen3: https://arxiv.org/abs/2505.09388
+
+B: sequences in the batch, T: tokens in a sequence, C: n_embd, H: heads, D: head size.
+"""
+
+import codecs
+import math
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from errors import UserError
+from files import BOS, EOS
+
+
+class RMSNorm(nn.Module):
+    """Scale each vector to root mean square 1, then by a learned weight (https://arxiv.org/abs/1910.07467)."""
+
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def apply_rope(x, cos, sin):
+    """Rotate each pair x[i], x[i + D/2] by an angle that grows with the position (https://arxiv.org/abs/2104.09864).
+
+    x: (B, H, T, D); cos, sin: (T, D/2).
+    """
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention whose key/value heads serve several query heads (https://arxiv.org/abs/2305.13245)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_size = config.n_head, config.n_kv_head, config.head_size
+        self.qkv = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.head_size, bias=False)
+        self.q_norm = RMSNorm(self.head_size, config.norm_eps)
+        self.k_norm = RMSNorm(self.head_size, config.norm_eps)
+        self.proj = nn.Linear(self.n_head * self.head_size, config.n_embd, bias=False)
+
+    def forward(self, x, cos, sin, cache=None):
+        """x: (B, T, C). cache: None, or (keys, values, start): this layer's, filled up to position `start`."""
+        B, T, _ = x.shape
+        qkv = self.qkv(x).view(B, T, -1, self.head_size).transpose(1, 2)
+        q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+        q, k = apply_rope(self.q_norm(q), cos, sin), apply_rope(self.k_norm(k), cos, sin)
+        mask = None
+        if cache is not None:
+            keys, values, start = cache
+            keys[:, :, start : start + T], values[:, :, start : start + T] = k, v
+            k, v = keys[:, :, : start + T], values[:, :, : start + T]
+            if start and T > 1:  # is_causal would align the queries with the first keys
+                mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=self.n_kv_head != self.n_head
+        )
+        return self.proj(y.transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU (https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate_up = nn.Linear(config.n_embd, 2 * config.ffn_size, bias=False)
+        self.proj = nn.Linear(config.ffn_size, config.n_embd, bias=False)
+
+    def forward(self, x):
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attn_norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.attn = Attention(config)
+        self.mlp_norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, cos, sin, cache=None):
+        x = x + self.dropout(self.attn(self.attn_norm(x), cos, sin, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class KVCache:
+    """The keys and values of every layer for the tokens seen so far, so that each is computed once."""
+
+    def __init__(self, config, batch_size, device):
+        shape = (config.n_layer, batch_size, config.n_kv_head, config.block_size, config.head_size)
+        self.keys, self.values = torch.zeros(2, *shape, device=device)
+        self.length = 0
+
+
+class GPT(nn.Module):
+    def __init__(self, config, vocab_size):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.lm_head = nn.Linear(config.n_embd, vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.embedding.weight
+        frequency = config.rope_theta ** -(torch.arange(0, config.head_size, 2).float() / config.head_size)
+        angle = torch.outer(torch.arange(config.block_size).float(), frequency)  # (T, D/2)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                # 2 n_layer projections add to the residual stream; scaled so, their sum starts small
+                scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 1
+                nn.init.normal_(weight, std=0.02 * scale)
+
+    def hidden(self, idx, kv_cache=None):
+        """The final normed state of each position, (B, T, C). idx: (B, T) token ids, T <= block_size."""
+        start = kv_cache.length if kv_cache else 0
+        end = start + idx.size(1)
+        cos, sin = self.cos[start:end], self.sin[start:end]
+        x = self.embedding(idx)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cos, sin, (kv_cache.keys[i], kv_cache.values[i], start) if kv_cache else None)
+        if kv_cache:
+            kv_cache.length = end
+        return self.norm(x)
+
+    def forward(self, idx, targets=None, kv_cache=None):
+        """With targets (B, T): the mean loss in nats per token, float32. Without: the last logits, (B, vocab)."""
+        x = self.hidden(idx, kv_cache)
+        if targets is None:
+            return self.lm_head(x[:, -1]).float()
+        return F.cross_entropy(self.lm_head(x).float().flatten(0, 1), targets.flatten())
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """(embedding, non-embedding) parameters; a tied matrix counts once."""
+        embedding = {id(p): p.numel() for p in (self.embedding.weight, self.lm_head.weight)}
+        total = sum(p.numel() for p in self.parameters())
+        return sum(embedding.values()), total - sum(embedding.values())
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        idx,
+        max_new_tokens,
+        *,
+        temperature=0.8,
+        top_k=0,
+        top_p=0.95,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        seed=None,
+        use_cache=True,
+    ):
+        """Yield the next token of each sequence, (B,), max_new_tokens times.
+
+        idx: (B, T) token ids, T >= 1. The sampling parameters are those of `next_token`.
+
+        The window slides in leaps: when it is full, its last half moves to the front, and the cache is
+        computed anew from it, since dropping the oldest entries alone would leave keys and values that
+        still know of them. Without the cache the windows are the same, and so is the text.
+        """
+        size = self.config.block_size
+        generator = torch.Generator(idx.device)
+        generator.manual_seed(seed) if seed is not None else generator.seed()
+        seen = torch.zeros(idx.size(0), self.embedding.num_embeddings, dtype=torch.bool, device=idx.device)
+        seen.scatter_(1, idx, True)
+        window, cache = idx[:, -size:], None
+        for _ in range(max_new_tokens):
+            if window.size(1) > size:
+                window, cache = window[:, -(size // 2) :], None
+            if not use_cache:
+                logits = self(window)
+            elif cache is None:
+                cache = KVCache(self.config, idx.size(0), idx.device)
+                logits = self(window, kv_cache=cache)
+            else:
+                logits = self(window[:, -1:], kv_cache=cache)
+            token = next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator)
+            seen.scatter_(1, token[:, None], True)
+            window = torch.cat((window, token[:, None]), dim=1)
+            yield token
+
+    def generate(self, prompt, max_new_tokens=200, ignore_eos=False, **sampling):
+        """Continue a text (str in, str out) or token ids ((B, T) in, (B, T + new) out).
+
+        Text needs a model from `sample.load`, which knows its tokenizer. A text ends at <eos>; of ids, the
+        tokens after a sequence's <eos> are <eos> too. sampling: see `stream`.
+        """
+        if isinstance(prompt, str):
+            text = TextStream(self.token_bytes)
+            for token in self.stream(self.encode(prompt), max_new_tokens, **sampling):
+                if token.item() == EOS and not ignore_eos:
+                    break
+                text.add(token.item())
+            return prompt + text.so_far
+        idx, ended = prompt, torch.zeros(prompt.size(0), dtype=torch.bool, device=prompt.device)
+        for token in self.stream(prompt, max_new_tokens, **sampling):
+            if not ignore_eos:
+                token = token.masked_fill(ended, EOS)
+                ended |= token == EOS
+            idx = torch.cat((idx, token[:, None]), dim=1)
+            if ended.all():
+                break
+        return idx
+
+    def encode(self, prompt: str):
+        """<bos> and the tokens of a text, (1, T); of a long text its end."""
+        try:
+            ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        except UnicodeEncodeError:
+            raise UserError("the prompt holds bytes or half characters that are not valid text") from None
+        ids, room = [BOS, *ids], self.config.block_size - 1
+        if len(ids) > room:
+            print(f"warning: the prompt has {len(ids):,} tokens, the model sees its last {room:,}", file=sys.stderr)
+        return torch.tensor([ids[-room:]], device=self.embedding.weight.device)
+
+
+def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator=None):
+    """Draw the next token of each sequence, (B,).
+
+    logits: (B, vocab). seen: (B, vocab), the tokens that repetition_penalty (https://arxiv.org/abs/1909.05858)
+    makes less likely. temperature: 0 takes the most likely token. Of the others, those are kept that are among
+    the top_k most likely (0: all), among the fewest that reach a probability of top_p together (nucleus,
+    https://arxiv.org/abs/1904.09751), and at least min_p times as likely as the most likely one
+    (https://arxiv.org/abs/2407.01082).
+    """
+    if repetition_penalty != 1:
+        penalized = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
+        logits = torch.where(seen, penalized, logits)
+    if temperature < 1e-5:
+        return logits.argmax(dim=-1)
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    if 0 < top_k < logits.size(-1):
+        kth = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        p = ordered.softmax(dim=-1)
+        beyond = p.cumsum(dim=-1) - p >= top_p  # the more likely ones reach top_p without it
+        logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
+    if min_p > 0:
+        logits = logits.masked_fill(logits < math.log(min_p), -torch.inf)  # the most likely one is at 0
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+
+
+class TextStream:
+    """Turns tokens into text as they come; a character appears when its last byte has."""
+
+    def __init__(self, token_bytes):
+        self.token_bytes = token_bytes
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.so_far = ""
+
+    def add(self, token: int) -> str:
+        """The characters that this token completes."""
+        text = self.decoder.decode(self.token_bytes[token])
+        self.so_far += text
+        return text
+
+
+def pick_device(name) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    if not here[name]():
+        raise UserError(f"device {name} is not available here; use --device=auto")
+    return torch.device(name)

@@ -1,0 +1,188 @@
+"""Draw the loss curve of a run, or of several in one picture.
+
+    python plot_loss.py                     the most recent run
+    python plot_loss.py tiny other          several runs, by name or folder
+    python plot_loss.py tiny --out=curve.png
+
+Reads   out/<run>/loss_log.json
+Writes  out/<run>/loss.png, or out/loss.png for several runs
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # draws without a screen
+
+import matplotlib.pyplot as plt
+from matplotlib import font_manager
+
+import config
+from config import ArgumentParser
+from errors import UserError, reports_errors
+from files import LOG, atomic_write, find_run, read_json
+
+CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Heiti SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Noto Sans CJK JP",
+    "Arial Unicode MS",
+    "Droid Sans Fallback",
+)
+
+
+class Run:
+    """What one loss_log.json says."""
+
+    def __init__(self, name):
+        path = find_run(name, LOG)
+        log = read_json(path, "train the run again, or --resume it, to write it anew")
+        records, config = log.get("records"), log.get("config")
+        if not isinstance(records, list) or not isinstance(config, dict):
+            raise UserError(f"{path} is damaged (it lacks records or config); --resume the run to write it anew")
+        self.records = [r for r in records if isinstance(r, dict) and _is_number(r.get("step"))]
+        self.folder, self.name = path.parent, str(config.get("run") or path.parent.name)
+        self.unigram_entropy = log.get("unigram_entropy")
+        self.train, self.val = self.series("train_loss"), self.series("val_loss")
+        if not len(self.train[0]) and not len(self.val[0]):
+            raise UserError(f"{path} has no records of a loss yet; let the run go on for a few steps")
+
+    @property
+    def step_tokens(self):
+        """Training tokens in a step."""
+        steps, tokens = self.series("tokens")
+        return tokens[-1] / max(1, steps[-1]) if len(steps) else 0
+
+    def series(self, key, x="step"):
+        """(steps, values) of the records that have this number."""
+        points = [(r[x], r[key]) for r in self.records if _is_number(r.get(key)) and _is_number(r.get(x))]
+        return np.array(points, dtype=float).reshape(-1, 2).T
+
+
+def _is_number(value):
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def smooth(values, halflife):
+    """A running average that weights a value half as much `halflife` records later."""
+    keep, average, weight, result = 0.5 ** (1 / halflife), 0.0, 0.0, []
+    for value in values:
+        average, weight = keep * average + (1 - keep) * value, keep * weight + 1 - keep
+        result.append(average / weight)
+    return result
+
+
+def draw(runs, x):
+    """The figure. x: "step", or "tokens" to compare runs whose steps are not of one size."""
+    figure, (loss, rate) = plt.subplots(
+        2, 1, sharex=True, figsize=(9, 6.5), dpi=150, height_ratios=(4, 1), layout="constrained"
+    )
+    many = len(runs) > 1
+    highest = max(np.max(np.concatenate((run.train[1], run.val[1]))) for run in runs)
+    for i, run in enumerate(runs):
+        color = f"C{i}"
+        of_run = f" – {run.name}" if many else ""
+        steps, values = run.series("train_loss", x)
+        if len(steps):
+            loss.plot(steps, values, color=color, alpha=0.2, linewidth=0.7)
+            averaged = smooth(values, max(1.0, len(values) / 100))
+            loss.plot(steps, averaged, color=color, linewidth=1.2, label=f"training{of_run}")
+        steps, values = run.series("val_loss", x)
+        if len(steps):
+            color = color if many else "C1"
+            best = int(np.argmin(values))
+            loss.plot(steps, values, "o-", color=color, markersize=3.5, linewidth=1.8, label=f"validation{of_run}")
+            loss.plot(steps[best], values[best], "*", color=color, markersize=13, markeredgecolor="white")
+            loss.annotate(
+                f"best {values[best]:.3f}\nPPL {math.exp(min(values[best], 700)):.1f}",
+                (steps[best], values[best]),
+                xytext=(-6, 10 + 26 * i),
+                textcoords="offset points",
+                ha="right",
+                color=color,
+            )
+        if _is_number(run.unigram_entropy) and (i == 0 or run.unigram_entropy != runs[0].unigram_entropy):
+            label = f"unigram baseline {run.unigram_entropy:.2f}{of_run}"
+            loss.axhline(run.unigram_entropy, color=color if many else "gray", linestyle="--", linewidth=1, label=label)
+            highest = max(highest, run.unigram_entropy)
+        rate.plot(*run.series("lr", x), color=color, linewidth=1.2)
+    loss.set_ylim(top=highest * 1.02)
+    loss.set_ylabel("loss, nats per token")
+    loss.set_title(" · ".join(run.name for run in runs))
+    loss.legend()
+    loss.grid(alpha=0.25)
+    perplexity = loss.secondary_yaxis("right", functions=(_exp, _log))
+    perplexity.set_ylabel("perplexity")
+    low, high = np.exp(np.clip(loss.get_ylim(), -20, 300))
+    perplexity.set_yticks(_round_numbers(low, high))
+    perplexity.yaxis.set_major_formatter("{x:,g}")
+    rate.set_ylabel("learning rate")
+    rate.set_ylim(bottom=0)
+    rate.set_xlabel("step" if x == "step" else "training tokens")
+    rate.grid(alpha=0.25)
+    return figure
+
+
+def _exp(loss):
+    return np.exp(np.clip(loss, -20, 300))
+
+
+def _log(perplexity):
+    return np.log(np.clip(perplexity, 1e-9, None))
+
+
+def _round_numbers(low, high):
+    """1, 2, 5, 10, 20, … between two numbers; fewer where there are many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
+    return numbers[:: 1 + len(numbers) // 15]
+
+
+def readable(name):
+    """The name as the picture can show it: with a CJK font if it needs one, escaped if there is none."""
+    name = name.replace("$", r"\$")  # not a formula
+    if name.isascii():
+        return name
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    found = [font for font in CJK_FONTS if font in installed]
+    if found:
+        plt.rcParams["font.sans-serif"] = [*found, *plt.rcParams["font.sans-serif"]]
+        plt.rcParams["font.family"] = "sans-serif"
+        return name
+    print(f"warning: no font with Chinese characters is installed; {name} is written in escapes", file=sys.stderr)
+    return name.encode("ascii", "backslashreplace").decode()
+
+
+@reports_errors
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names under out/ or folders [the most recent]")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the picture")
+    args = parser.parse_args(argv)
+    runs = [Run(name) for name in args.runs or [""]]
+    for run in runs:
+        run.name = readable(run.name)
+    figure = draw(runs, "step" if len({run.step_tokens for run in runs}) == 1 else "tokens")
+    out = args.out or (runs[0].folder if len(runs) == 1 else config.ROOT / "out") / "loss.png"
+    kind = out.suffix[1:].lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{out}: cannot write a .{kind} file; use .png, .svg or .pdf")
+    with atomic_write(out) as file:
+        figure.savefig(file, format=kind)
+    plt.close(figure)
+    print(f"saved {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

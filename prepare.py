@@ -1,0 +1,138 @@
+"""Turn a corpus into the token ids that train.py reads.
+
+    python prepare.py config/small.py
+
+Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/tokenizer.json
+Writes  data/<dataset>/bpe<vocab_size>/train.bin, val.bin (little-endian ids, nothing else) and meta.json
+"""
+
+import hashlib
+import shlex
+import sys
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+from config import ArgumentParser, load_config
+from corpus import Corpus
+from errors import UserError, reports_errors
+from files import BOS, EOS, atomic_write, parse_tokenizer, read_tokenizer, sha256, write_json
+
+BATCH = 1 << 20  # characters encoded at a time, on all cores
+
+
+class Split:
+    """One .bin file as it grows, and what is counted on the way."""
+
+    def __init__(self, file, dtype, vocab_size):
+        self.file, self.dtype, self.vocab_size = file, dtype, vocab_size
+        self.hash = hashlib.sha256()
+        self.counts = np.zeros(vocab_size, dtype=np.int64)
+        self.documents = self.characters = self.bytes = 0
+
+    def write(self, ids):
+        ids = np.asarray(ids)
+        if ids.size and ids.max() >= self.vocab_size:  # a cast would wrap in silence
+            raise UserError(f"token id {ids.max()} is outside the vocabulary of {self.vocab_size}")
+        self.counts += np.bincount(ids, minlength=self.vocab_size)
+        data = ids.astype(self.dtype).tobytes()
+        self.hash.update(data)
+        self.file.write(data)
+
+    def summary(self):
+        return {
+            "tokens": int(self.counts.sum()),
+            "documents": self.documents,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "sha256": self.hash.hexdigest(),
+        }
+
+
+def entropy(counts) -> float:
+    """Nats per token of a model that knows only how frequent each token is."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def encode(corpus, tokenizer, splits):
+    """Write every document as <bos> … <eos> into its split."""
+    document_in = None  # the split of the document that is not closed yet
+    progress = tqdm(total=corpus.characters, unit="char", unit_scale=True, desc="encoding", disable=None)
+    for batch in batches(corpus.split()):
+        encoded = tokenizer.encode_batch_fast([text for _, text, _ in batch], add_special_tokens=False)
+        ids = {name: [] for name in splits}
+        for (name, text, is_new), encoding in zip(batch, encoded, strict=True):
+            if is_new:
+                if document_in:
+                    ids[document_in].append(EOS)
+                ids[name].append(BOS)
+                document_in = name
+                splits[name].documents += 1
+            ids[name].extend(encoding.ids)
+            splits[name].characters += len(text)
+            splits[name].bytes += len(text.encode())
+            progress.update(len(text))
+        for name, split in splits.items():
+            split.write(ids[name])
+    splits[document_in].write([EOS])
+    progress.close()
+
+
+def batches(pieces):
+    """Group pieces into lists of about BATCH characters."""
+    batch, size = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece[1])
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@reports_errors
+def main(argv=None):
+    config, args = load_config(argv, ArgumentParser(description=__doc__))
+    start = time.time()
+    folder = config.tokens_dir
+    text = read_tokenizer(folder)
+    tokenizer = parse_tokenizer(text, folder / "tokenizer.json")
+    vocab_size = tokenizer.get_vocab_size()
+    dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
+    corpus = Corpus(config)
+    corpus.describe()
+
+    with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+        splits = {name: Split(file, np.dtype(dtype).newbyteorder("<"), vocab_size) for name, file in (("train", train), ("val", val))}
+        encode(corpus, tokenizer, splits)
+        # From here until the new meta.json is there, the folder counts as not prepared.
+        (folder / "meta.json").unlink(missing_ok=True)
+    meta = {
+        "dtype": dtype,
+        "vocab_size": vocab_size,
+        "tokenizer_sha256": sha256(text),
+        "unigram_entropy": entropy(splits["train"].counts),
+        **{name: split.summary() for name, split in splits.items()},
+        "sources": [{"file": str(path), "encoding": encoding, "bytes": path.stat().st_size} for path, encoding in corpus.files],
+    }
+    write_json(folder / "meta.json", meta, indent=1)
+
+    for name in splits:
+        part = meta[name]
+        print(
+            f"{name:5}  {part['tokens']:,} tokens in {part['documents']:,} documents,"
+            f" {part['characters'] / max(part['tokens'], 1):.3f} characters a token"
+        )
+    print(
+        f"a model that knows only how frequent each token is has a loss of {meta['unigram_entropy']:.3f} nats"
+        f" (one that knows nothing, ln {vocab_size:,} = {np.log(vocab_size):.3f})"
+    )
+    print(f"saved {folder} in {time.time() - start:.0f} s")
+    print(f"next: python train.py {shlex.join(args.argv)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

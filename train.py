@@ -1,0 +1,468 @@
+"""Train a GPT.
+
+    python train.py config/small.py [--key=value ...] [--resume | --overwrite]
+
+Reads   data/<dataset>/bpe<vocab_size>/
+Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss) and loss_log.json
+
+Ctrl-C saves and stops; --resume goes on as if nothing had happened.
+"""
+
+import contextlib
+import dataclasses
+import math
+import platform
+import shlex
+import signal
+import sys
+import time
+
+import numpy as np
+import torch
+
+from config import ArgumentParser, load_config
+from errors import UserError, is_out_of_memory, reports_errors
+from files import (
+    BEST,
+    LATEST,
+    LOG,
+    load_checkpoint,
+    parse_tokenizer,
+    read_meta,
+    read_tokenizer,
+    read_tokens,
+    save_checkpoint,
+    token_bytes,
+    write_json,
+)
+from model import GPT, pick_device
+
+
+class Tokens:
+    """The token ids of a split: on the GPU if they fit comfortably, else on the disk, read as needed."""
+
+    def __init__(self, config, meta, split, device):
+        self.array = read_tokens(config.tokens_dir, meta, split)
+        self.vocab_size, self.block_size, self.device = meta["vocab_size"], config.block_size, device
+        self.name = config.tokens_dir / f"{split}.bin"
+        if len(self.array) <= config.block_size:
+            raise UserError(
+                f"{self.name} has {len(self.array):,} tokens, a block needs {config.block_size + 1:,};"
+                " use more text, a smaller block_size, or (for val.bin) a larger val_fraction"
+            )
+        self.resident = None
+        if device.type == "cuda" and 4 * len(self.array) < torch.cuda.mem_get_info(device)[0] / 4:
+            self.check(self.array)
+            self.resident = torch.from_numpy(self.array.astype(np.int32)).to(device)
+
+    def check(self, ids):
+        if ids.max() >= self.vocab_size:
+            raise UserError(
+                f"{self.name} is damaged: token id {ids.max()} is outside the vocabulary of {self.vocab_size};"
+                " run prepare.py again"
+            )
+
+    def blocks(self, starts):
+        """Inputs and targets (B, block_size), int64, of the blocks that begin at `starts`, a numpy array."""
+        if self.resident is not None:
+            starts = torch.from_numpy(starts).to(self.device, non_blocking=True)
+            span = torch.arange(self.block_size + 1, device=self.device)
+            ids = self.resident[starts[:, None] + span].long()
+        else:
+            ids = self.array[starts[:, None] + np.arange(self.block_size + 1)]
+            self.check(ids)
+            ids = torch.from_numpy(ids.astype(np.int64))
+            if self.device.type == "cuda":
+                ids = ids.pin_memory()  # lets the copy overlap with the step before
+            ids = ids.to(self.device, non_blocking=True)
+        return ids[:, :-1], ids[:, 1:]
+
+
+def block_starts(seed, step, batch_size, n_starts):
+    """Where the blocks of a step begin: a function of (seed, step) alone, so that resuming needs no state."""
+    return np.random.default_rng((seed, step)).integers(0, n_starts, size=batch_size)
+
+
+def get_lr(step, config) -> float:
+    """Linear warmup, a plateau of hold_steps, then a cosine down to min_lr."""
+    # 1) warmup, from the first step on above zero
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    # 2) plateau
+    decay_start = config.warmup_steps + config.hold_steps
+    if step < decay_start:
+        return config.learning_rate
+    # 3) cosine
+    progress = (step - decay_start) / max(1, config.max_steps - decay_start)
+    return config.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (config.learning_rate - config.min_lr)
+
+
+class Evaluation:
+    """The validation loss over the same non-overlapping windows every time."""
+
+    def __init__(self, config, tokens, token_lengths):
+        limit = min(config.eval_tokens or len(tokens.array), len(tokens.array) - 1)
+        self.starts = np.arange(max(1, limit // config.block_size)) * config.block_size
+        self.tokens, self.batch_size = tokens, config.micro_size
+        # What these tokens stand for. Per byte and per character the loss can be compared between tokenizers.
+        self.bytes = self.characters = 0
+        for first in range(0, len(self.starts), 1024):
+            windows = self.starts[first : first + 1024, None] + 1 + np.arange(config.block_size)
+            ids = tokens.array[windows].ravel()
+            tokens.check(ids)
+            self.bytes += int(token_lengths[0][ids].sum())
+            self.characters += int(token_lengths[1][ids].sum())
+
+    @torch.no_grad()
+    def run(self, model, autocast) -> dict:
+        model.eval()
+        nats = count = 0
+        for first in range(0, len(self.starts), self.batch_size):
+            idx, targets = self.tokens.blocks(self.starts[first : first + self.batch_size])
+            with autocast:
+                nats += model(idx, targets).item() * targets.numel()
+            count += targets.numel()
+        model.train()
+        loss, bits = nats / count, nats / math.log(2)
+        return {
+            "val_loss": loss,
+            "val_ppl": math.exp(min(loss, 700.0)),
+            "val_bpb": bits / max(1, self.bytes),
+            "val_bpc": bits / max(1, self.characters),
+        }
+
+
+def token_lengths(tokenizer):
+    """Per token id, the bytes it stands for and the characters that begin in it."""
+    pieces = token_bytes(tokenizer)
+    characters = [sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces]
+    return np.array([len(piece) for piece in pieces]), np.array(characters)
+
+
+def pick_dtype(name, device) -> torch.dtype:
+    if name == "auto":
+        if device.type == "cuda":
+            name = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        elif device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+            name = "bfloat16"
+        else:
+            name = "float32"
+    return getattr(torch, name)
+
+
+class Stop:
+    """Remembers Ctrl-C and SIGTERM until the loop can act on them; a second one ends at once."""
+
+    def __enter__(self):
+        self.signal = 0
+        self.previous = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def receive(self, number, frame):
+        self.signal = number
+        self.__exit__()
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Log:
+    """The records of a run, for loss_log.json, and its lines on the terminal."""
+
+    def __init__(self, header, records):
+        self.header, self.records = header, records
+        self.live = sys.stdout.isatty()
+        self.printed = 0.0
+
+    def add(self, step, **values):
+        """Add to the record of a step."""
+        if not self.records or self.records[-1]["step"] != step:
+            self.records.append({"step": step})
+        self.records[-1].update(values)
+
+    def has_evaluation(self, step) -> bool:
+        return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
+
+    def last_val_loss(self) -> float:
+        return next((r["val_loss"] for r in reversed(self.records) if "val_loss" in r), math.nan)
+
+    def progress(self, line):
+        """A live line on a terminal; in a file, a line every ten seconds."""
+        if self.live:
+            print(f"\r\033[K{line}", end="", flush=True)
+        elif time.monotonic() - self.printed > 10:
+            print(line, flush=True)
+            self.printed = time.monotonic()
+
+    def line(self, line):
+        print(f"\r\033[K{line}" if self.live else line, flush=True)
+
+    def save(self, run_dir):
+        write_json(run_dir / LOG, self.header | {"records": self.records})
+
+
+SHAPE = "n_layer n_head n_kv_head n_embd head_size ffn_size rope_theta norm_eps tie_embeddings block_size".split()
+
+
+def read_resumed(config, tokenizer_json):
+    """The checkpoint that --resume goes on from, None if there is none yet."""
+    path = config.run_dir / LATEST
+    if not path.exists():
+        return None
+    checkpoint = load_checkpoint(path)
+    old = checkpoint["config"]
+    for key in SHAPE:
+        if getattr(old, key) != getattr(config, key):
+            raise UserError(
+                f"{path} was trained with {key} {getattr(old, key)}, the config says {getattr(config, key)};"
+                " resume with the same model, or start another run with --run=NAME"
+            )
+    if checkpoint["tokenizer"] != tokenizer_json:
+        raise UserError(f"{path} was trained with another tokenizer than {config.tokens_dir} has; start another --run")
+    return checkpoint
+
+
+def compile_model(model, idx, targets, autocast):
+    """torch.compile(model), or the model itself where that does not work."""
+    compiled = torch.compile(model)
+    start = time.perf_counter()
+    print("compiling …", flush=True)
+    try:
+        with autocast:
+            loss = compiled(idx, targets)
+        loss.backward()
+    except Exception as error:  # no compiler, no Triton, a bug in either: training goes on without
+        if is_out_of_memory(error):
+            raise
+        print(f"warning: torch.compile failed ({type(error).__name__}); going on without it, slower", file=sys.stderr)
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+    print(f"compiled in {time.perf_counter() - start:.0f} s")
+    return compiled
+
+
+def diverged(step, run_dir):
+    return UserError(
+        f"the loss is no longer finite at step {step:,}; {run_dir} keeps the last good checkpoint. Try a lower"
+        " learning_rate, more warmup_steps, a smaller grad_clip, or dtype float32 or bfloat16 instead of float16"
+    )
+
+
+def device_name(device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def format_time(seconds) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def print_plan(config, meta, model, device, dtype, compiled):
+    embedding, rest = model.parameter_counts()
+    tokens = config.max_steps * config.batch_size * config.block_size
+    changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
+    print(f"config      {changes or 'the defaults'}")
+    print(f"device      {device.type} ({device_name(device)}), {str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}")
+    print(f"parameters  {embedding + rest:,} = {embedding:,} embedding + {rest:,} non-embedding")
+    print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
+    print(
+        f"training    {config.max_steps:,} steps × {config.batch_size * config.block_size:,} tokens = {tokens:,} tokens:"
+        f" {tokens / meta['train']['tokens']:.1f} epochs, {tokens / (embedding + rest):.1f} tokens per parameter"
+    )
+    print(
+        f"baselines   ln(vocab_size) = {math.log(meta['vocab_size']):.3f} nats knows nothing,"
+        f" {meta['unigram_entropy']:.3f} knows only how frequent each token is"
+    )
+    if config.warmup_steps + config.hold_steps > config.max_steps:
+        print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
+
+
+@reports_errors
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--resume", action="store_true", help="go on from out/<run>/ckpt.pt, if it is there")
+    parser.add_argument("--overwrite", action="store_true", help="start anew although the run exists")
+    config, args = load_config(argv, parser)
+    run_dir = config.run_dir
+    if not (args.resume or args.overwrite) and any((run_dir / name).exists() for name in (LATEST, BEST, LOG)):
+        raise UserError(f"{run_dir} exists; --resume goes on with it, --run=NAME starts another, --overwrite replaces it")
+
+    # --- data
+    tokenizer_json = read_tokenizer(config.tokens_dir)
+    meta = read_meta(config.tokens_dir)
+    device = pick_device(config.device)
+    train_tokens = Tokens(config, meta, "train", device)
+    tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
+    evaluation = Evaluation(config, Tokens(config, meta, "val", device), token_lengths(tokenizer))
+
+    # --- model and optimizer
+    dtype = pick_dtype(config.dtype, device)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    torch.manual_seed(config.seed)
+    model = GPT(config, meta["vocab_size"]).to(device)
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    mixed = dtype != torch.float32
+    autocast = torch.autocast(device.type, dtype) if mixed else contextlib.nullcontext()
+
+    # --- where to begin
+    first_step, best_val_loss, seconds_before, records = 0, math.inf, 0.0, []
+    checkpoint = read_resumed(config, tokenizer_json) if args.resume else None
+    if checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        scaler.load_state_dict(checkpoint["scaler"])
+        first_step, best_val_loss = checkpoint["step"], checkpoint["best_val_loss"]
+        records = checkpoint["records"]
+        seconds_before = checkpoint["seconds"]
+        if checkpoint["data"] != meta["train"]["sha256"]:
+            print("warning: the training tokens are not those that this run began with")
+
+    # --- compile: a first step whose gradients are thrown away
+    forward = model
+    n_starts = len(train_tokens.array) - config.block_size
+    if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
+        starts = block_starts(config.seed, first_step, config.batch_size, n_starts)
+        forward = compile_model(model, *train_tokens.blocks(starts[: config.micro_size]), autocast)
+
+    print_plan(config, meta, model, device, dtype, compiled=forward is not model)
+    header = {
+        "config": dataclasses.asdict(config),
+        "hardware": {"device": device.type, "name": device_name(device), "torch": torch.__version__},
+        "vocab_size": meta["vocab_size"],
+        "unigram_entropy": meta["unigram_entropy"],
+    }
+    log = Log(header, records)
+    if checkpoint:
+        log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
+
+    # --- train
+    step_tokens = config.batch_size * config.block_size
+    log_interval = config.log_interval or max(1, config.max_steps // 1000)
+    n_micro = config.batch_size // config.micro_size
+    non_finite = torch.zeros((), dtype=torch.bool, device=device)  # read back only before a save or a log line
+    seconds, start_time = seconds_before, time.perf_counter()
+    mark_time = start_time
+    mark_step = first_step
+    with Stop() as stop:
+        for step in range(first_step, config.max_steps + 1):
+            # learning rate
+            lr = get_lr(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            # evaluate and save
+            last = step == config.max_steps
+            due = (step % config.eval_interval == 0 or last) and not log.has_evaluation(step)
+            if due or stop.signal:
+                if non_finite:
+                    raise diverged(step, run_dir)
+                if not stop.signal:
+                    result = evaluation.run(model, autocast)
+                    if not math.isfinite(result["val_loss"]):
+                        raise diverged(step, run_dir)
+                seconds = seconds_before + time.perf_counter() - start_time
+                state = {
+                    "model": model.state_dict(),
+                    "config": dataclasses.asdict(config),
+                    "tokenizer": tokenizer_json,
+                    "step": step,
+                }
+                if not stop.signal:
+                    log.add(step, tokens=step * step_tokens, seconds=seconds, lr=lr, **result)
+                    log.line(
+                        f"step {step:,}: validation loss {result['val_loss']:.4f} nats, PPL {result['val_ppl']:.2f},"
+                        f" {result['val_bpc']:.4f} bits per character, {result['val_bpb']:.4f} per byte"
+                    )
+                    if result["val_loss"] < best_val_loss:
+                        best_val_loss = result["val_loss"]
+                        save_checkpoint(run_dir / BEST, state | {"val_loss": best_val_loss})
+                save_checkpoint(
+                    run_dir / LATEST,
+                    state
+                    | {
+                        "optimizer": optimizer.state_dict(),
+                        "scaler": scaler.state_dict(),
+                        "best_val_loss": best_val_loss,
+                        "data": meta["train"]["sha256"],
+                        "seconds": seconds,
+                        "records": log.records,
+                    },
+                )
+                log.save(run_dir)
+                mark_time, mark_step = time.perf_counter(), step
+            if last or stop.signal:
+                break
+
+            # forward and backward
+            if config.dropout:
+                torch.manual_seed(config.seed + 1_000_003 * step)
+            starts = block_starts(config.seed, step, config.batch_size, n_starts)
+            loss = torch.zeros((), device=device)
+            for part in np.split(starts, n_micro):
+                idx, targets = train_tokens.blocks(part)
+                with autocast:
+                    part_loss = forward(idx, targets) / n_micro
+                scaler.scale(part_loss).backward()
+                loss += part_loss.detach()
+
+            # clip
+            scaler.unscale_(optimizer)
+            grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
+
+            # step
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            # The scaler expects gradients that overflow, and skips their step; without it they are fatal.
+            non_finite |= ~(loss if scaler.is_enabled() else loss + grad_norm).isfinite()
+
+            # log
+            if step % log_interval == 0:
+                train_loss, norm = loss.item(), grad_norm.item()
+                if non_finite:
+                    raise diverged(step, run_dir)
+                now = time.perf_counter()
+                speed = (step + 1 - mark_step) * step_tokens / (now - mark_time)
+                seconds = seconds_before + now - start_time
+                log.add(
+                    step,
+                    tokens=step * step_tokens,
+                    seconds=seconds,
+                    lr=lr,
+                    train_loss=train_loss,
+                    grad_norm=norm,
+                    tokens_per_second=speed,
+                )
+                mark_time, mark_step = now, step + 1
+                eta = (config.max_steps - step) * (now - start_time) / (step + 1 - first_step)
+                log.progress(
+                    f"step {step:,}/{config.max_steps:,}  loss {train_loss:.4f}  val {log.last_val_loss():.4f}"
+                    f"  lr {lr:.2e}  norm {norm:.2f}  {speed:,.0f} tokens/s  ETA {format_time(eta)}"
+                )
+
+    if stop.signal:
+        print(f"saved step {step:,}; go on with: python train.py {shlex.join(args.argv)} --resume")
+        return 128 + stop.signal
+    print(f"done in {format_time(seconds)}: best validation loss {best_val_loss:.4f}, saved in {run_dir}")
+    print(f"next: python plot_loss.py {config.run}")
+    print(f"      python sample.py --run={config.run} --prompt=你好")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

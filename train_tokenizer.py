@@ -1,0 +1,141 @@
+"""Learn a byte-level BPE tokenizer from a corpus.
+
+    python train_tokenizer.py config/small.py
+
+Reads   data/<dataset>/corpus.* (or --corpus)
+Writes  data/<dataset>/bpe<vocab_size>/tokenizer.json, and vocab.json and merges.txt for other tools
+"""
+
+import random
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from config import ArgumentParser, load_config
+from corpus import Corpus
+from errors import UserError, reports_errors
+from files import SPECIAL_TOKENS, atomic_write, parse_tokenizer, token_bytes
+
+SAMPLE_BYTES = 16_000_000  # enough: 1.207 characters a token on poetry, against 1.208 from five times the text
+HELD_OUT_CHARACTERS = 500_000
+
+# How text is cut before merges are learned, the sequence of DeepSeek-V3: numbers in threes, runs of Chinese
+# and kana, then words, punctuation and white space. Merges never cross a cut, so that no token glues
+# Chinese punctuation to the next word. llama.cpp knows it as `deepseek-v3`.
+SPLITS = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+
+
+def new_tokenizer():
+    """A byte-level BPE that has learned nothing yet. No normalizer: what is encoded comes back unchanged."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(split), behavior="isolated") for split in SPLITS]
+        + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def sample_corpus(corpus):
+    """A random sample of the training text, of about SAMPLE_BYTES, and the start of the validation text."""
+    share = SAMPLE_BYTES / (corpus.bytes * (1 - corpus.val_fraction))
+    chance = random.Random(0)
+    sample, held_out, characters = [], [], 0
+    for split, text, _ in corpus.split():
+        if split == "train":
+            if chance.random() < share:
+                sample.append(text)
+        elif characters < HELD_OUT_CHARACTERS:
+            held_out.append(text)
+            characters += len(text)
+    return sample, held_out
+
+
+def save(tokenizer, folder):
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save(f"{scratch}/tokenizer.json")
+        tokenizer.model.save(scratch)
+        for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+            with open(Path(scratch) / name, "rb") as source, atomic_write(folder / name) as target:
+                shutil.copyfileobj(source, target)
+
+
+def report(tokenizer, vocab_size, sample, held_out):
+    """Print what was learned, in words for a reader who has never seen a tokenizer."""
+    learned = tokenizer.get_vocab_size()
+    print(f"\nvocabulary      {learned:,} tokens: 4 special, 256 bytes, {learned - 260:,} learned merges")
+    if learned < vocab_size:
+        print(
+            f"warning: the text fills only {learned:,} of the {vocab_size:,} tokens asked for (no other pair is seen"
+            " often enough); the model will use that number",
+        )
+    for name, texts in (("held-out text", held_out), ("training text", sample)):
+        encoded = tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)
+        tokens = sum(len(e.ids) for e in encoded) or 1
+        characters, size = (sum(len(part) for part in parts) for parts in (texts[:20_000], map(str.encode, texts[:20_000])))
+        print(f"{name}   {characters / tokens:.3f} characters and {size / tokens:.3f} bytes a token")
+
+    pieces = token_bytes(tokenizer)
+    partial, chinese = 0, []
+    for piece in pieces:
+        try:
+            text = piece.decode()
+        except UnicodeDecodeError:
+            partial += 1
+            continue
+        if text and all("\u4e00" <= c <= "\u9fff" for c in text):
+            chinese.append(text)
+    single = sum(len(text) == 1 for text in chinese)
+    print(f"Chinese tokens  {len(chinese):,}: {single:,} single characters, {len(chinese) - single:,} longer")
+    print(f"longest         {' '.join(sorted(chinese, key=len, reverse=True)[:16])}")
+    print(f"partial         {partial:,} tokens are a part of a character (128 of them single bytes); rare characters use them")
+
+    example = "你好 world!"
+    encoding = tokenizer.encode(example, add_special_tokens=False)
+    shown = " | ".join(repr(pieces[i].decode(errors="replace"))[1:-1] for i in encoding.ids)
+    print(f"example         {example}  →  {encoding.ids}  →  {shown}")
+    for text in (example, *sample, *held_out):
+        if tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) != text:
+            raise UserError(f"round trip failed on {text[:40]!r}; the tokenizer was not saved")
+    print(f"round trip      exact on {len(sample) + len(held_out) + 1:,} texts")
+
+
+@reports_errors
+def main(argv=None):
+    config, args = load_config(argv, ArgumentParser(description=__doc__))
+    start = time.time()
+    corpus = Corpus(config)
+    corpus.describe()
+    sample, held_out = sample_corpus(corpus)
+    size = sum(len(text.encode()) for text in sample)
+    print(f"training on a sample of {size / 1e6:.1f} MB of the training split, vocab_size {config.vocab_size:,}")
+
+    tokenizer = new_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        # All 256 bytes, or those the text lacks would vanish without a word when they are encoded.
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+    )
+    tokenizer.train_from_iterator(sample, trainer, length=len(sample))
+    tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
+    report(tokenizer, config.vocab_size, sample, held_out)
+    save(tokenizer, config.tokens_dir)
+    print(f"\nsaved {config.tokens_dir / 'tokenizer.json'} in {time.time() - start:.0f} s")
+    print(f"next: python prepare.py {shlex.join(args.argv)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
