@@ -36,7 +36,7 @@ class Corpus:
         """What was found, with the first line as decoded: the reader sees a wrong encoding at once."""
         for path, encoding in self.files[:5]:
             text = next((text for text, _ in _read(path, encoding)), "")
-            print(f"{path} ({encoding}): {' '.join(text[:200].split())[:40]} …")
+            print(f"{path} ({encoding.removesuffix('-sig')}): {' '.join(text[:200].split())[:40]} …")
         if len(self.files) > 5:
             print(f"… and {len(self.files) - 5} more files")
         print(f"{self.documents:,} documents, {self.characters:,} characters, {self.bytes / 1e6:.1f} MB as UTF-8")
@@ -108,7 +108,9 @@ def _find_encoding(path, wanted) -> str:
         try:
             "".encode(wanted)
         except (LookupError, ValueError):
-            raise UserError(f"encoding: {wanted!r} is no encoding that Python knows; try auto, gb18030 or big5") from None
+            raise UserError(
+                f"encoding: {wanted!r} is no encoding that Python knows; try auto, gb18030 or big5"
+            ) from None
         error = _first_error(path, wanted)
         if error:
             raise UserError(f"{path}: not {wanted} at byte {error[0]:,} ({error[1]}); try --encoding=auto")

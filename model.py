@@ -219,10 +219,11 @@ class GPT(nn.Module):
     def encode(self, prompt: str):
         """<bos> and the tokens of a text, (1, T); of a long text its end."""
         try:
-            ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+            prompt.encode()
         except UnicodeEncodeError:
             raise UserError("the prompt holds bytes or half characters that are not valid text") from None
-        ids, room = [BOS, *ids], self.config.block_size - 1
+        ids = [BOS, *self.tokenizer.encode(prompt, add_special_tokens=False).ids]
+        room = self.config.block_size - 1
         if len(ids) > room:
             print(f"warning: the prompt has {len(ids):,} tokens, the model sees its last {room:,}", file=sys.stderr)
         return torch.tensor([ids[-room:]], device=self.embedding.weight.device)

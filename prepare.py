@@ -32,11 +32,11 @@ class Split:
         self.documents = self.characters = self.bytes = 0
 
     def write(self, ids):
-        ids = np.asarray(ids)
+        ids = np.asarray(ids, dtype=np.int64)
         if ids.size and ids.max() >= self.vocab_size:  # a cast would wrap in silence
             raise UserError(f"token id {ids.max()} is outside the vocabulary of {self.vocab_size}")
         self.counts += np.bincount(ids, minlength=self.vocab_size)
-        data = ids.astype(self.dtype).tobytes()
+        data = ids.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes()
         self.hash.update(data)
         self.file.write(data)
 
@@ -106,7 +106,7 @@ def main(argv=None):
     corpus.describe()
 
     with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
-        splits = {name: Split(file, np.dtype(dtype).newbyteorder("<"), vocab_size) for name, file in (("train", train), ("val", val))}
+        splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
         encode(corpus, tokenizer, splits)
         # From here until the new meta.json is there, the folder counts as not prepared.
         (folder / "meta.json").unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def main(argv=None):
         "tokenizer_sha256": sha256(text),
         "unigram_entropy": entropy(splits["train"].counts),
         **{name: split.summary() for name, split in splits.items()},
-        "sources": [{"file": str(path), "encoding": encoding, "bytes": path.stat().st_size} for path, encoding in corpus.files],
+        "sources": [{"file": str(path), "encoding": encoding} for path, encoding in corpus.files],
     }
     write_json(folder / "meta.json", meta, indent=1)
 

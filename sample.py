@@ -25,6 +25,7 @@ def load(run="", last=False, device="auto"):
     run: a folder, a checkpoint, or a name under out/; "" for the most recent run.
     last: take the latest weights instead of those with the best validation loss.
     """
+    device = pick_device(device)
     path = find_run(run, *((LATEST,) if last else (BEST, LATEST)))
     checkpoint = load_checkpoint(path)
     tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
@@ -36,7 +37,7 @@ def load(run="", last=False, device="auto"):
     model.tokenizer, model.token_bytes = tokenizer, token_bytes(tokenizer)
     val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if "val_loss" in checkpoint else ""
     print(f"{path}: step {checkpoint['step']:,}{val_loss}", file=sys.stderr)
-    return model.eval().to(pick_device(device))
+    return model.eval().to(device)
 
 
 def print_samples(model, prompt, args):
@@ -81,7 +82,9 @@ def parse_args(argv):
     parser.add_argument("--run", default="", help="a name under out/, a folder or a checkpoint [the most recent]")
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
     parser.add_argument("--prompt", help="the text to continue; an empty one starts a new document")
-    parser.add_argument("--prompt_file", metavar="FILE", help="read the prompt from a UTF-8 file, without its last line end")
+    parser.add_argument(
+        "--prompt_file", metavar="FILE", help="read the prompt from a UTF-8 file, without its last line end"
+    )
     parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="continuations [1]")
     parser.add_argument("--max_new_tokens", type=int, default=200, metavar="N", help="length of each at most [200]")
     parser.add_argument("--ignore_eos", action="store_true", help="go on where a document would end")
@@ -96,7 +99,9 @@ def parse_args(argv):
     }
     for name, text in sampling.items():
         kind = int if name in ("top_k", "seed") else float
-        parser.add_argument(f"--{name}", type=kind, default=default[name], metavar="X", help=f"{text} [{default[name]}]")
+        parser.add_argument(
+            f"--{name}", type=kind, default=default[name], metavar="X", help=f"{text} [{default[name]}]"
+        )
     args = parser.parse_args(argv)
     for wrong, message in (
         (args.num_samples < 1, "num_samples must be at least 1"),

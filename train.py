@@ -203,7 +203,8 @@ class Log:
         write_json(run_dir / LOG, self.header | {"records": self.records})
 
 
-SHAPE = "n_layer n_head n_kv_head n_embd head_size ffn_size rope_theta norm_eps tie_embeddings block_size".split()
+SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "ffn_size")
+SHAPE += ("rope_theta", "norm_eps", "tie_embeddings", "block_size")
 
 
 def read_resumed(config, tokenizer_json):
@@ -268,11 +269,12 @@ def print_plan(config, meta, model, device, dtype, compiled):
     tokens = config.max_steps * config.batch_size * config.block_size
     changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
     print(f"config      {changes or 'the defaults'}")
-    print(f"device      {device.type} ({device_name(device)}), {str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}")
+    how = f"{str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}"
+    print(f"device      {device.type} ({device_name(device)}), {how}")
     print(f"parameters  {embedding + rest:,} = {embedding:,} embedding + {rest:,} non-embedding")
     print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
     print(
-        f"training    {config.max_steps:,} steps × {config.batch_size * config.block_size:,} tokens = {tokens:,} tokens:"
+        f"training    {config.max_steps:,} steps of {config.batch_size * config.block_size:,} tokens = {tokens:,}:"
         f" {tokens / meta['train']['tokens']:.1f} epochs, {tokens / (embedding + rest):.1f} tokens per parameter"
     )
     print(
@@ -291,7 +293,8 @@ def main(argv=None):
     config, args = load_config(argv, parser)
     run_dir = config.run_dir
     if not (args.resume or args.overwrite) and any((run_dir / name).exists() for name in (LATEST, BEST, LOG)):
-        raise UserError(f"{run_dir} exists; --resume goes on with it, --run=NAME starts another, --overwrite replaces it")
+        ways = "--resume goes on with it, --run=NAME starts another, --overwrite replaces it"
+        raise UserError(f"{run_dir} exists; {ways}")
 
     # --- data
     tokenizer_json = read_tokenizer(config.tokens_dir)

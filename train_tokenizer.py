@@ -70,6 +70,14 @@ def save(tokenizer, folder):
                 shutil.copyfileobj(source, target)
 
 
+def readable(piece) -> str:
+    """A token as text, or as bytes if it is only a part of a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return f"<0x{piece.hex()}>"
+
+
 def report(tokenizer, vocab_size, sample, held_out):
     """Print what was learned, in words for a reader who has never seen a tokenizer."""
     learned = tokenizer.get_vocab_size()
@@ -80,30 +88,21 @@ def report(tokenizer, vocab_size, sample, held_out):
             " often enough); the model will use that number",
         )
     for name, texts in (("held-out text", held_out), ("training text", sample)):
-        encoded = tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)
-        tokens = sum(len(e.ids) for e in encoded) or 1
-        characters, size = (sum(len(part) for part in parts) for parts in (texts[:20_000], map(str.encode, texts[:20_000])))
+        tokens = sum(map(len, tokenizer.encode_batch_fast(texts, add_special_tokens=False))) or 1
+        characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
         print(f"{name}   {characters / tokens:.3f} characters and {size / tokens:.3f} bytes a token")
 
-    pieces = token_bytes(tokenizer)
-    partial, chinese = 0, []
-    for piece in pieces:
-        try:
-            text = piece.decode()
-        except UnicodeDecodeError:
-            partial += 1
-            continue
-        if text and all("\u4e00" <= c <= "\u9fff" for c in text):
-            chinese.append(text)
+    shown = [readable(piece) for piece in token_bytes(tokenizer)]
+    partial = sum(text.startswith("<0x") for text in shown)
+    chinese = [text for text in shown if text and all("\u4e00" <= c <= "\u9fff" for c in text)]
     single = sum(len(text) == 1 for text in chinese)
     print(f"Chinese tokens  {len(chinese):,}: {single:,} single characters, {len(chinese) - single:,} longer")
     print(f"longest         {' '.join(sorted(chinese, key=len, reverse=True)[:16])}")
-    print(f"partial         {partial:,} tokens are a part of a character (128 of them single bytes); rare characters use them")
+    print(f"partial         {partial:,} tokens are a part of a rare character (128 of them are single bytes)")
 
     example = "你好 world!"
-    encoding = tokenizer.encode(example, add_special_tokens=False)
-    shown = " | ".join(repr(pieces[i].decode(errors="replace"))[1:-1] for i in encoding.ids)
-    print(f"example         {example}  →  {encoding.ids}  →  {shown}")
+    ids = tokenizer.encode(example, add_special_tokens=False).ids
+    print(f"example         {example}  →  {ids}  →  {' | '.join(shown[i] for i in ids)}")
     for text in (example, *sample, *held_out):
         if tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) != text:
             raise UserError(f"round trip failed on {text[:40]!r}; the tokenizer was not saved")

@@ -195,7 +195,7 @@ def load_config(argv, parser):
         origin["dataset"] = f"--corpus={flags['corpus']}"
     if args.config:
         from_file = _read_file(Path(args.config))
-        origin = {key: args.config for key in from_file} | origin
+        origin = dict.fromkeys(from_file, args.config) | origin
         values = from_file | values
     values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
     try:

@@ -1,0 +1,135 @@
+"""Each test works in a folder of its own, with a small real corpus, tokenizer and tokens made by the scripts."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+import config
+import prepare
+import train
+import train_tokenizer
+
+SCRIPTS = Path(config.__file__).parent.parent
+WORDS = [
+    "曹操",
+    "刘备",
+    "孙权",
+    "玄德",
+    "孔明",
+    "将军",
+    "丞相",
+    "大军",
+    "次日",
+    "忽然",
+    "天下",
+    "城中",
+    "引兵",
+    "而去",
+    "大喜",
+    "不可",
+    "如何",
+    "何不",
+    "the",
+    "world,",
+    "1949年",
+    "hello",
+]
+
+# A model that trains in a second. The tests' own flags come after these.
+TINY = [
+    "--dataset=book",
+    "--vocab_size=400",
+    "--n_layer=2",
+    "--n_head=4",
+    "--n_kv_head=2",
+    "--n_embd=32",
+    "--block_size=32",
+    "--batch_size=4",
+    "--max_steps=20",
+    "--warmup_steps=5",
+    "--eval_interval=10",
+    "--learning_rate=1e-2",
+    "--min_lr=1e-3",
+    "--log_interval=1",
+    "--run=run",
+]
+
+
+def make_text(lines, seed=0):
+    """Lines of random words, punctuated like Chinese prose."""
+    words = random.Random(seed)
+    return "".join(
+        "，".join("".join(words.choices(WORDS, k=words.randint(2, 5))) for _ in range(words.randint(1, 4))) + "。\n"
+        for _ in range(lines)
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A home folder with data/book, tokenized."""
+    home = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "ROOT", home)
+        (home / "data" / "book").mkdir(parents=True)
+        (home / "data" / "book" / "corpus.txt").write_text(make_text(600), encoding="utf-8")
+        assert train_tokenizer.main(TINY) == 0
+        assert prepare.main(TINY) == 0
+    return home
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, tmp_path_factory):
+    """A home folder with a finished run, out/run."""
+    home = tmp_path_factory.mktemp("trained") / "home"
+    shutil.copytree(prepared, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "ROOT", home)
+        assert train.main(TINY) == 0
+    return home
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home folder: data/ and out/ are here."""
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def book(home, prepared):
+    """A home folder with data/book, tokenized."""
+    shutil.copytree(prepared, home, dirs_exist_ok=True)
+    return home
+
+
+@pytest.fixture
+def run(home, trained):
+    """A home folder with a finished run, out/run; returns the folder of the run."""
+    shutil.copytree(trained, home, dirs_exist_ok=True)
+    return home / "out" / "run"
+
+
+@pytest.fixture
+def clone(tmp_path, prepared):
+    """The scripts, copied beside a tokenized data/book, to be started as real processes."""
+    for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config"]:
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, tmp_path / path.name)
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def fails(capsys):
+    """Call a script's main; it must fail with exit code 1 and one line of error, which is returned."""
+
+    def call(main, argv):
+        capsys.readouterr()
+        assert main(argv) == 1
+        *notices, error = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: ") and not any("error" in line or "Traceback" in line for line in notices)
+        return error
+
+    return call

@@ -1,0 +1,126 @@
+import pytest
+
+from config import FIELDS, ArgumentParser, Config, load_config
+from errors import UserError
+
+
+def load(*argv):
+    return load_config(argv, ArgumentParser())[0]
+
+
+def write(folder, text):
+    path = folder / "mine.py"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_later_wins_and_the_run_is_named_after_the_file(tmp_path):
+    path = write(tmp_path, '"""Mine."""\nn_layer = 3\nlearning_rate = 1  # an int is fine\nrun = ""\n')
+    config = load(path, "--n_layer=2", "--n_layer", "4")
+    assert (config.n_layer, config.learning_rate, config.run) == (4, 1.0, "mine")
+    assert config.changes() == {"n_layer": 4, "learning_rate": 1.0, "run": "mine"}
+    assert load() == Config(run="small")
+
+
+def test_values_that_break_naive_parsers():
+    config = load("--run=1949", "--learning_rate=1", "--max_steps=1e3", "--corpus=a=b.txt", "--tie_embeddings=false")
+    assert (config.run, config.learning_rate, config.max_steps) == ("1949", 1.0, 1000)
+    assert (config.corpus, config.dataset, config.tie_embeddings) == ("a=b.txt", "a=b", False)
+    assert load("--tie_embeddings").tie_embeddings is True
+
+
+def test_your_own_corpus_never_shares_a_folder_with_the_config_files():
+    assert load("config/tiny.py").dataset == "sanguo"
+    assert load("config/tiny.py", "--corpus=books/红楼梦.txt").dataset == "红楼梦"
+    assert load("config/tiny.py", "--corpus=books/红楼梦.txt", "--dataset=x").dataset == "x"
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+def test_the_config_files_load(name):
+    assert load(f"config/{name}.py").run == name
+
+
+def test_the_small_config_is_the_default():
+    assert load("config/small.py") == Config(run="small")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--n_layers=3"], ["--n_layers", "n_layer"]),
+        (["--n_layer=three"], ["--n_layer", "three", "whole number"]),
+        (["--n_layer=2.5"], ["--n_layer", "2.5"]),
+        (["--n_layer=True"], ["--n_layer", "True"]),
+        (["--learning_rate=nan"], ["--learning_rate"]),
+        (["--learning_rate=1e999"], ["learning_rate", "finite"]),
+        (["--tie_embeddings=maybe"], ["--tie_embeddings", "maybe"]),
+        (["--n_layer=0"], ["--n_layer", "below 1"]),
+        (["--device=tpu"], ["--device", "tpu", "cuda"]),
+        (["--vocab_size=259"], ["--vocab_size", "260"]),
+        (["--n_embd=100"], ["--n_embd", "100", "n_head 6"]),
+        (["--head_dim=33"], ["--head_dim", "odd"]),
+        (["--n_embd=90"], ["--n_embd", "odd"]),
+        (["--n_kv_head=4"], ["--n_kv_head", "n_head 6"]),
+        (["--micro_batch_size=24"], ["--micro_batch_size", "16 and 32"]),
+        (["--min_lr=1"], ["--min_lr", "learning_rate"]),
+        (["--run=../x"], ["--run", "folder name"]),
+        (["--dropout=1.0"], ["--dropout", "0.99"]),
+        (["config/smal.py"], ["config/smal.py", "config/small.py"]),
+    ],
+)
+def test_bad_flags_name_the_flag(argv, words):
+    with pytest.raises(UserError) as error:
+        load(*argv)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("n_layers = 3", ["line 1", "n_layers", "did you mean n_layer?"]),
+        ("n_head = 6\nn_layer = '3'", ["line 2", "n_layer", "whole number"]),
+        ("n_layer = 2 * 3", ["line 1", "plain number"]),
+        ("import os", ["line 1", "never executed"]),
+        ("n_layer: int = 3", ["line 1", "name = value"]),
+        ("n_layer = n_head = 3", ["line 1", "name = value"]),
+        ("n_layer = 'x", ["line 1", "not a config file"]),
+        ("n_layer = " + "(" * 5000 + ")" * 5000, ["not a config file"]),
+        ("n_layer = \0", ["not a config file"]),
+        ("n_kv_head = 4", ["mine.py", "n_kv_head", "n_head 6"]),
+        ("tie_embeddings = 1", ["line 1", "True or False"]),
+    ],
+)
+def test_bad_files_name_the_line(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
+        load(write(tmp_path, text))
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_file_is_never_executed(tmp_path):
+    witness = tmp_path / "witness"
+    for text in (f"__import__('pathlib').Path({str(witness)!r}).touch()", f"run = open({str(witness)!r}, 'w').name"):
+        with pytest.raises(UserError):
+            load(write(tmp_path, text))
+    assert not witness.exists()
+
+
+def test_help_lists_every_key_with_its_default(capsys):
+    with pytest.raises(SystemExit) as exit:
+        load("--help")
+    assert exit.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"--{name}" in text and f"[{field.default}]" in text for name, field in FIELDS.items())
+
+
+def test_two_config_files_are_a_usage_error(capsys):
+    with pytest.raises((SystemExit, UserError)):
+        load("config/tiny.py", "config/small.py")
+
+
+def test_derived_sizes():
+    config = Config(n_embd=384, n_head=6, batch_size=8, micro_batch_size=64)
+    assert (config.head_size, config.ffn_size, config.micro_size) == (64, 1024, 8)
+    assert Config(n_embd=128, n_head=4).ffn_size == 384
+    assert Config(head_dim=10, intermediate_size=77).ffn_size == 77

@@ -1,0 +1,194 @@
+import math
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from config import Config
+from errors import UserError
+from files import EOS
+from model import GPT, KVCache, TextStream, next_token
+
+SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16}
+
+
+def make(vocab_size=101, seed=0, **values):
+    torch.manual_seed(seed)
+    return GPT(Config(**SMALL | values), vocab_size).eval()
+
+
+def as_qwen3(model):
+    """The same weights in transformers' own implementation."""
+    c, vocab_size = model.config, model.embedding.num_embeddings
+    theirs = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocab_size,
+            hidden_size=c.n_embd,
+            intermediate_size=c.ffn_size,
+            num_hidden_layers=c.n_layer,
+            num_attention_heads=c.n_head,
+            num_key_value_heads=c.n_kv_head,
+            head_dim=c.head_size,
+            max_position_embeddings=c.block_size,
+            rms_norm_eps=c.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+            tie_word_embeddings=c.tie_embeddings,
+        )
+    )
+    weights = {
+        "model.embed_tokens.weight": model.embedding.weight,
+        "model.norm.weight": model.norm.weight,
+        "lm_head.weight": model.lm_head.weight,
+    }
+    heads = [c.n_head * c.head_size, c.n_kv_head * c.head_size, c.n_kv_head * c.head_size]
+    for i, block in enumerate(model.blocks):
+        q, k, v = block.attn.qkv.weight.split(heads)
+        gate, up = block.mlp.gate_up.weight.chunk(2)
+        layer = {
+            "input_layernorm": block.attn_norm.weight,
+            "self_attn.q_proj": q,
+            "self_attn.k_proj": k,
+            "self_attn.v_proj": v,
+            "self_attn.q_norm": block.attn.q_norm.weight,
+            "self_attn.k_norm": block.attn.k_norm.weight,
+            "self_attn.o_proj": block.attn.proj.weight,
+            "post_attention_layernorm": block.mlp_norm.weight,
+            "mlp.gate_proj": gate,
+            "mlp.up_proj": up,
+            "mlp.down_proj": block.mlp.proj.weight,
+        }
+        weights |= {f"model.layers.{i}.{name}.weight": weight for name, weight in layer.items()}
+    theirs.load_state_dict(weights)
+    return theirs.eval()
+
+
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"n_layer": 3, "n_embd": 48, "block_size": 33},
+        {"head_dim": 20, "intermediate_size": 70, "rope_theta": 1e6, "norm_eps": 1e-5},
+    ],
+)
+def test_logits_equal_qwen3(n_kv_head, tie_embeddings, values):
+    model = make(n_kv_head=n_kv_head, tie_embeddings=tie_embeddings, seed=n_kv_head, **values)
+    with torch.no_grad():
+        for p in model.parameters():  # larger weights than at the start, and norms that are not 1
+            p.add_(torch.randn_like(p) * 0.2)
+        idx = torch.randint(101, (3, model.config.block_size))
+        ours, theirs = model.lm_head(model.hidden(idx)), as_qwen3(model)(idx).logits
+        assert (ours - theirs).abs().max() <= 1e-5 * max(1, theirs.abs().max())
+        torch.testing.assert_close(model(idx), ours[:, -1])
+        loss = torch.nn.functional.cross_entropy(theirs[:, :-1].flatten(0, 1), idx[:, 1:].flatten())
+        assert model(idx[:, :-1], idx[:, 1:]).item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_first_loss_is_about_ln_vocab_size():
+    model, idx = make(vocab_size=5000, n_embd=128), torch.randint(5000, (8, 17))
+    assert model(idx[:, :-1], idx[:, 1:]).item() == pytest.approx(math.log(5000), abs=0.15)
+
+
+def test_the_small_config_has_about_10m_parameters():
+    embedding, rest = GPT(Config(), 5000).parameter_counts()
+    assert embedding == 5000 * 384
+    assert 9e6 < embedding + rest < 12e6
+
+
+def test_untied_heads_are_counted_twice():
+    tied, untied = make(tie_embeddings=True).parameter_counts(), make(tie_embeddings=False).parameter_counts()
+    assert untied == (2 * tied[0], tied[1])
+
+
+def test_every_parameter_gets_a_gradient():
+    model = make(tie_embeddings=False, dropout=0.1).train()
+    idx = torch.randint(101, (2, 16))
+    model(idx, idx).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("prompt_length", [1, 7, 15, 16, 40])
+def test_cached_generation_equals_uncached_past_the_window(seed, prompt_length):
+    model = make(seed=seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3)  # a random model that prefers nothing would be a weak test
+    idx = torch.randint(101, (3, prompt_length))
+    greedy = {"temperature": 0, "ignore_eos": True, "max_new_tokens": 45}
+    cached = model.generate(idx, **greedy)
+    assert cached.shape == (3, prompt_length + 45)
+    assert torch.equal(cached, model.generate(idx, use_cache=False, **greedy))
+
+
+def test_a_cache_filled_in_parts_gives_the_same_logits():
+    model, idx = make(), torch.randint(101, (2, 12))
+    with torch.no_grad():
+        cache = KVCache(model.config, 2, "cpu")
+        parts = [model.hidden(part, cache) for part in idx.split((5, 1, 6), dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden(idx))
+
+
+def test_ids_end_at_eos():
+    model = make()
+    with torch.no_grad():
+        model.lm_head.weight[EOS] = 50 * model.lm_head.weight.abs().sum(0)
+        model.norm.weight.fill_(1)
+    idx = torch.randint(4, 101, (2, 3))
+    torch.manual_seed(0)
+    out = model.generate(idx, 30, seed=1)
+    ended = (out[:, 3:] == EOS).int().cummax(dim=1).values.bool()
+    assert ended.any() and (out[:, 3:][ended] == EOS).all()
+    assert model.generate(idx, 30, seed=1, ignore_eos=True).shape == (2, 33)
+    assert torch.equal(model.generate(idx, 0), idx)
+
+
+def test_the_same_seed_gives_the_same_ids():
+    model, idx = make(), torch.randint(101, (2, 3))
+    first, again, other = (model.generate(idx, 20, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def draw(p, n=4000, seen=(), **sampling):
+    """How often each token is drawn from a distribution p."""
+    logits = torch.tensor(p).log().expand(n, -1)
+    mask = torch.zeros(n, len(p), dtype=torch.bool)
+    mask[:, list(seen)] = True
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0} | sampling
+    tokens = next_token(logits, mask, **settings, generator=torch.Generator().manual_seed(0))
+    return (tokens.bincount(minlength=len(p)) / n).tolist()
+
+
+def test_sampling():
+    p = [0.5, 0.3, 0.15, 0.05]
+    assert draw(p) == pytest.approx(p, abs=0.03)
+    assert draw(p, temperature=0) == [1, 0, 0, 0]
+    assert draw(p, temperature=1e-40) == [1, 0, 0, 0]
+    assert draw(p, temperature=0.5) == pytest.approx([x**2 / 0.365 for x in p], abs=0.03)
+    assert draw(p, top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
+    assert draw(p, top_k=100) == pytest.approx(p, abs=0.03)
+    assert draw(p, top_p=0.79) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
+    assert draw(p, top_p=0.81)[2] > 0 and draw(p, top_p=0.81)[3] == 0
+    assert draw(p, top_p=1e-9) == [1, 0, 0, 0]
+    assert draw(p, min_p=0.5) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
+    assert draw(p, seen=[0], repetition_penalty=3.0)[0] < 0.25  # 0.5 ** 3 = 0.125 before it is normalized
+    assert draw(p, seen=[0], repetition_penalty=3.0, temperature=0) == [0, 1, 0, 0]
+
+
+def test_characters_appear_when_their_last_byte_does():
+    text = "你好🙂a"
+    stream = TextStream([bytes([b]) for b in range(256)])
+    shown = [stream.add(byte) for byte in text.encode()]
+    assert shown == ["", "", "你", "", "", "好", "", "", "", "🙂", "a"]
+    assert stream.so_far == text
+    assert stream.add("汉".encode()[0]) == "" and stream.so_far == text  # an unfinished one is not shown
+    assert "\ufffd" in stream.add(ord("a"))  # but bytes that are no character are not hidden
+
+
+def test_a_prompt_that_is_not_text(run):
+    from sample import load
+
+    model = load("run")
+    with pytest.raises(UserError, match="not valid text"):
+        model.generate("\ud800")

@@ -1,0 +1,43 @@
+import re
+from pathlib import Path
+
+from conftest import SCRIPTS
+
+import config
+from config import ArgumentParser, load_config
+
+
+def commands(name):
+    text = (SCRIPTS / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.M | re.S)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("python", "pip", "make", "pytest", "git", "py ", "."))]
+
+
+def test_both_readmes_give_the_same_commands():
+    assert commands("README.md") == commands("README.zh-CN.md") != []
+
+
+def test_the_commands_exist():
+    for line in commands("README.md"):
+        words = line.split()
+        if words[0] == "python" and words[1].endswith(".py"):
+            assert (SCRIPTS / words[1]).exists(), line
+            if words[1] in ("train_tokenizer.py", "prepare.py", "train.py"):
+                argv = [word for word in words[2:] if word not in ("--resume", "--overwrite")]
+                assert load_config(
+                    [w if not w.startswith("config/my") else "config/tiny.py" for w in argv], ArgumentParser()
+                )
+
+
+def test_the_links_lead_somewhere():
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (SCRIPTS / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+            assert target.startswith("http") or (SCRIPTS / target).exists(), target
+
+
+def test_every_config_key_is_typed_and_explained():
+    for field in config.FIELDS.values():
+        assert field.type in (int, float, str, bool) and len(field.metadata["help"]) > 5
+    assert Path(config.__file__).name == "__init__.py"

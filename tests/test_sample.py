@@ -1,0 +1,172 @@
+import io
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import sample
+from errors import UserError
+from files import load_checkpoint
+
+
+def test_text_is_continued(run, capsys):
+    model = sample.load("run")
+    text = model.generate("曹操", max_new_tokens=30, seed=1)
+    assert text.startswith("曹操") and len(text) > 2
+    assert model.generate("曹操", max_new_tokens=0) == "曹操"
+    assert model.generate("", max_new_tokens=5, temperature=0) == model.generate("", max_new_tokens=5, top_k=1)
+    capsys.readouterr()
+    assert sample.main(["--run=run", "--prompt", "曹操", "--max_new_tokens=30", "--seed=1"]) == 0
+    out, err = capsys.readouterr()
+    assert out == text + "\n"
+    assert "best.pt" in err and "validation loss" in err
+
+
+def test_the_model_has_learned_the_style(run):
+    text = sample.load("run").generate("曹操", max_new_tokens=60, temperature=0.5, seed=0, ignore_eos=True)
+    assert any(word in text[2:] for word in ("丞相", "大军", "天下", "孔明", "次日", "玄德", "引兵", "刘备"))
+
+
+def test_samples_differ_and_can_be_repeated(run, capsys):
+    argv = ["--prompt=1949", "--num_samples=3", "--max_new_tokens=20", "--seed=7", "--ignore_eos"]
+    assert sample.main(argv) == 0
+    out = capsys.readouterr().out
+    parts = out.removesuffix("\n").split("\n" + "-" * 40 + "\n")
+    assert len(set(parts)) == 3 and all(part.startswith("1949") for part in parts)
+    assert sample.main(argv) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_max_new_tokens_zero_prints_the_prompt(run, capsys):
+    assert sample.main(["--prompt=a=b c", "--max_new_tokens=0"]) == 0
+    assert capsys.readouterr().out == "a=b c\n"
+
+
+def test_prompts_from_files_and_pipes(run, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "prompt.txt"
+    path.write_bytes("玄德\n曰\n".encode("utf-8-sig"))
+    assert sample.main([f"--prompt_file={path}", "--max_new_tokens=0"]) == 0
+    assert capsys.readouterr().out == "玄德\n曰\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("玄德\n".encode())))
+    assert sample.main(["--max_new_tokens=0"]) == 0
+    assert capsys.readouterr().out == "玄德\n"
+
+
+def test_a_long_prompt_keeps_its_end(run, capsys):
+    model = sample.load()
+    prompt = "天下" * 100
+    text = model.generate(prompt, max_new_tokens=40, temperature=0)
+    assert "the model sees its last 31" in capsys.readouterr().err
+    assert text.startswith(prompt)
+
+
+def test_the_most_recent_run_is_the_default(run, capsys):
+    import shutil
+
+    shutil.copytree(run, run.parent / "newer")
+    os.utime(run.parent / "newer" / "best.pt", (4e9, 4e9))
+    sample.load()
+    assert "newer" in capsys.readouterr().err
+    for name in ("run", str(run), str(run / "best.pt")):
+        sample.load(name)
+        assert f"{os.sep}run{os.sep}best.pt" in capsys.readouterr().err
+    sample.load("run", last=True)
+    assert "ckpt.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--temperature=-1"], "temperature"),
+        (["--temperature=nan"], "temperature"),
+        (["--top_p=0"], "top_p"),
+        (["--top_p=1.5"], "top_p"),
+        (["--top_k=-1"], "top_k"),
+        (["--min_p=2"], "min_p"),
+        (["--max_new_tokens=-1"], "max_new_tokens"),
+        (["--num_samples=0"], "num_samples"),
+        (["--repetition_penalty=0"], "repetition_penalty"),
+        (["--seed=-1"], "seed"),
+        (["--prompt=\ud800"], "not valid text"),
+        (["--prompt=x", "--run=none"], "no run named 'none'; there is run"),
+        (["--prompt_file=nowhere.txt"], "nowhere.txt"),
+        (["--prompt=x", "--device=cuda"], "cuda is not available"),
+    ],
+)
+def test_bad_flags(run, fails, argv, words):
+    assert words in fails(sample.main, argv)
+
+
+def test_a_flag_that_is_no_number_is_a_usage_error(run, capsys):
+    with pytest.raises(SystemExit) as exit:
+        sample.main(["--temperature=hot"])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bytes_that_are_not_utf8_on_stdin(run, fails, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\xd6")))
+    assert "not valid text" in fails(sample.main, [])
+
+
+def test_no_run_yet(home, fails):
+    assert "train one first" in fails(sample.main, ["--prompt=x"])
+
+
+def test_damaged_and_foreign_checkpoints(run, fails):
+    good = (run / "best.pt").read_bytes()
+    argv = ["--run=run", "--prompt=x"]
+    for content in (b"", b"not a checkpoint", good[: len(good) // 2], good[:-100]):
+        (run / "best.pt").write_bytes(content)
+        assert "best.pt" in fails(sample.main, argv)
+    whole = torch.load(io.BytesIO(good), weights_only=True)
+    for foreign in (
+        {"model": {}},
+        [1],
+        whole | {"config": {"n_layer": 2}},
+        whole | {"config": {"layers": 2}},
+        whole | {"config": 3},
+        whole | {"tokenizer": "{}"},
+        whole | {"model": {}},
+        whole | {"model": 5},
+    ):
+        torch.save(foreign, run / "best.pt")
+        assert "best.pt" in fails(sample.main, argv)
+
+
+class Payload:
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.mkdir, (self.witness,)
+
+
+def test_a_checkpoint_cannot_execute_code(run, fails, tmp_path):
+    witness = tmp_path / "executed"
+    torch.save({"model": Payload(str(witness))}, run / "best.pt")
+    assert "best.pt" in fails(sample.main, ["--run=run", "--prompt=x"])
+    (run / "best.pt").write_bytes(pickle.dumps(Payload(str(witness))))
+    with pytest.raises(UserError), pytest.warns(UserWarning, match="pickle protocol"):
+        load_checkpoint(run / "best.pt")
+    assert not witness.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix terminal")
+def test_the_interactive_loop_on_a_terminal(clone, trained):
+    import pty
+    import shutil
+
+    shutil.copytree(trained / "out", clone / "out")
+    terminal, process_end = pty.openpty()
+    command = [sys.executable, "sample.py", "--max_new_tokens=8", "--temperature=0"]
+    process = subprocess.Popen(command, cwd=clone, stdin=process_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.write(terminal, "曹操\n".encode() + b"\xff\xff\n" + "玄德\n\x04".encode())
+    out, err = (text.decode() for text in process.communicate(timeout=60))
+    assert process.returncode == 0, err
+    assert re.search("曹操.+\n", out) and re.search("玄德.+\n", out)
+    assert "not valid text" in err and "Traceback" not in err

@@ -1,0 +1,101 @@
+import pytest
+from conftest import TINY, make_text
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import trainers
+
+import config as config_module
+import corpus
+import train_tokenizer
+from config import Config
+from errors import UserError
+from files import SPECIAL_TOKENS, parse_tokenizer, read_tokenizer, token_bytes
+
+
+@pytest.fixture(scope="module")
+def tokenizer(prepared):
+    return parse_tokenizer(read_tokenizer(prepared / "data" / "book" / "bpe400"), "test")
+
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(any_text)
+def test_any_text_comes_back_unchanged(tokenizer, text):
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(ids) == text
+    assert b"".join(token_bytes(tokenizer)[i] for i in ids) == text.encode()
+
+
+@given(st.text(st.sampled_from("汉字，。 \n\r\t1a!\u3000🙂<>"), max_size=400))
+def test_pieces_give_the_tokens_of_the_whole(tokenizer, text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "PIECE", 8)
+        pieces = [piece for piece, _ in corpus._cut([text])]
+    assert "".join(pieces) == text
+    ids = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces]
+    assert [i for part in ids for i in part] == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_special_tokens_in_the_text_are_text(tokenizer):
+    text = "".join(SPECIAL_TOKENS)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert min(ids) >= len(SPECIAL_TOKENS) and tokenizer.decode(ids) == text
+
+
+def test_the_special_tokens_are_the_first_ids(tokenizer):
+    assert [tokenizer.token_to_id(t) for t in SPECIAL_TOKENS] == [0, 1, 2, 3]
+    assert token_bytes(tokenizer)[:4] == [b""] * 4
+
+
+def test_all_bytes_are_in_the_vocabulary(tokenizer):
+    assert {bytes([b]) for b in range(256)} <= set(token_bytes(tokenizer))
+
+
+def test_merges_do_not_cross_kinds_of_characters():
+    tokenizer = train_tokenizer.new_tokenizer()
+    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+    tokenizer.train_from_iterator(["玄德曰：“善！”遂行12345 hello\n"] * 100, trainer)
+    split = [tokenizer.decode([i]) for i in tokenizer.encode("玄德曰：“善！”遂行12345 hello\n").ids]
+    assert split == ["玄德曰", "：“", "善", "！”", "遂行", "123", "45", " hello", "\n"]
+
+
+def test_the_files_are_written_and_reproducible(book, capsys):
+    folder = book / "data" / "book" / "bpe400"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert {"tokenizer.json", "vocab.json", "merges.txt"} <= set(before)
+    assert train_tokenizer.main(TINY) == 0
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    out = capsys.readouterr().out
+    assert "characters and" in out and "round trip      exact" in out and "next: python prepare.py" in out
+
+
+def test_a_text_that_cannot_fill_the_vocabulary_says_so(home, capsys):
+    path = home / "short.txt"
+    path.write_text("天下大势\n" * 100, encoding="utf-8")
+    assert train_tokenizer.main([f"--corpus={path}", "--vocab_size=5000"]) == 0
+    out = capsys.readouterr().out
+    learned = parse_tokenizer(read_tokenizer(home / "data" / "short" / "bpe5000"), "test").get_vocab_size()
+    assert 260 < learned < 300 and f"only {learned} of the 5,000" in out
+
+
+def test_validation_text_is_never_sampled(home, monkeypatch):
+    path = home / "x.txt"
+    path.write_text(make_text(300) + "囍\n" * 100, encoding="utf-8")
+    texts = corpus.Corpus(Config(corpus=str(path), val_fraction=0.1))
+    sample, held_out = train_tokenizer.sample_corpus(texts)
+    assert "囍" not in "".join(sample) and "囍" in "".join(held_out)
+    monkeypatch.setattr(corpus, "PIECE", 64)
+    monkeypatch.setattr(train_tokenizer, "SAMPLE_BYTES", 5000)
+    sample, _ = train_tokenizer.sample_corpus(texts)
+    assert 2000 < len("".join(sample).encode()) < 9000
+
+
+def test_bad_tokenizers(fails, book):
+    path = config_module.ROOT / "data" / "book" / "bpe400" / "tokenizer.json"
+    with pytest.raises(UserError, match="run train_tokenizer"):
+        read_tokenizer(path.parent / "no")
+    for text in ("", "{", "{}", path.read_text(encoding="utf-8").replace("<pad>", "<pat>")):
+        with pytest.raises(UserError, match=r"run train_tokenizer\.py again"):
+            parse_tokenizer(text, path)
+    assert "vocab_size" in fails(train_tokenizer.main, [*TINY, "--vocab_size=200"])

@@ -1,0 +1,374 @@
+import itertools
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+import files
+import train
+from config import Config
+from files import load_checkpoint, read_meta, read_tokens, token_bytes
+from model import GPT
+from sample import load
+
+
+def records(home, run="run"):
+    return json.loads((home / "out" / run / "loss_log.json").read_text(encoding="utf-8"))["records"]
+
+
+def without_times(log):
+    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in log]
+
+
+def weights(home, run="run"):
+    return load_checkpoint(home / "out" / run / "ckpt.pt")["model"]
+
+
+def same_weights(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_and_writes_what_it_learned(run, home):
+    log = records(home)
+    assert [r["step"] for r in log] == list(range(21))
+    assert log[0]["train_loss"] == pytest.approx(math.log(400), abs=0.3)
+    assert log[0]["val_loss"] == pytest.approx(math.log(400), abs=0.3)
+    assert log[20]["val_loss"] < log[0]["val_loss"] - 1
+    evaluated = [r for r in log if "val_loss" in r]
+    assert [r["step"] for r in evaluated] == [0, 10, 20]
+    for r in evaluated:
+        assert r["val_ppl"] == pytest.approx(math.exp(r["val_loss"]))
+        assert r["tokens"] == r["step"] * 4 * 32
+    assert all({"lr", "train_loss", "grad_norm", "tokens_per_second", "seconds"} <= r.keys() for r in log[:20])
+    assert {p.name for p in run.iterdir()} == {"ckpt.pt", "best.pt", "loss_log.json"}
+    document = json.loads((run / "loss_log.json").read_text(encoding="utf-8"))
+    assert document["config"]["n_embd"] == 32 and document["unigram_entropy"] > 0 and document["hardware"]
+
+
+def test_the_plan_is_printed(book, capsys):
+    assert train.main([*TINY, "--max_steps=1"]) == 0
+    out = capsys.readouterr().out
+    for words in ("cpu", "float32", "embedding", "epochs", "tokens per parameter", "ln(vocab_size) = ", "n_embd=32"):
+        assert words in out
+    assert "step 0: validation loss" in out and "next: python plot_loss.py" in out
+
+
+def test_the_figures_of_an_evaluation(run, home):
+    """Bits per byte and per character, computed again from their definitions."""
+    folder = home / "data" / "book" / "bpe400"
+    ids = read_tokens(folder, read_meta(folder), "val").astype(np.int64)
+    model = load("run", last=True)
+    nats, text = 0.0, b""
+    for start in range(0, len(ids) - 32, 32):
+        window = torch.from_numpy(ids[start : start + 33])[None]
+        with torch.no_grad():
+            nats += model(window[:, :-1], window[:, 1:]).item() * 32
+        text += b"".join(model.token_bytes[i] for i in window[0, 1:].tolist())
+    last = records(home)[-1]
+    assert last["val_loss"] == pytest.approx(nats / (len(ids) // 32 * 32), rel=1e-5)
+    assert last["val_bpb"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-5)
+    assert last["val_bpc"] == pytest.approx(nats / math.log(2) / len(text.decode(errors="ignore")), rel=1e-3)
+
+
+def test_the_learning_rate():
+    config = Config(learning_rate=1.0, min_lr=0.1, warmup_steps=9, hold_steps=5, max_steps=100)
+    rates = [train.get_lr(step, config) for step in range(101)]
+    assert rates[:9] == pytest.approx([0.1 * (i + 1) for i in range(9)])
+    assert rates[9:15] == [1.0] * 6
+    assert all(a > b for a, b in itertools.pairwise(rates[14:]))
+    assert rates[14 + 43] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
+    assert train.get_lr(5, Config(warmup_steps=10, max_steps=5)) > 0
+
+
+def test_the_blocks_of_a_step_depend_on_seed_and_step_alone():
+    starts = train.block_starts(7, 3, 1000, 50)
+    assert (starts == train.block_starts(7, 3, 1000, 50)).all()
+    assert (starts != train.block_starts(7, 4, 1000, 50)).any() and (starts != train.block_starts(8, 3, 1000, 50)).any()
+    assert starts.min() == 0 and starts.max() == 49
+
+
+def test_blocks_are_the_text_and_targets_are_one_ahead(book):
+    config = Config(dataset="book", vocab_size=400, block_size=32)
+    tokens = train.Tokens(config, read_meta(config.tokens_dir), "train", torch.device("cpu"))
+    last = len(tokens.array) - 33
+    idx, targets = tokens.blocks(np.array([0, 5, last]))
+    assert idx.shape == targets.shape == (3, 32)
+    assert torch.equal(idx[:, 1:], targets[:, :-1])
+    assert idx[1].tolist() == tokens.array[5:37].tolist() and targets[2, -1] == tokens.array[-1]
+
+
+def test_accumulating_gradients_changes_nothing_but_memory(book):
+    assert train.main([*TINY, "--run=whole"]) == 0
+    assert train.main([*TINY, "--run=parts", "--micro_batch_size=1"]) == 0
+    whole, parts = ([r["train_loss"] for r in records(book, run)[:20]] for run in ("whole", "parts"))
+    assert whole == pytest.approx(parts, rel=1e-4)
+
+
+def test_what_is_logged_and_evaluated_changes_nothing(book, run):
+    assert train.main([*TINY, "--run=other", "--eval_interval=7", "--log_interval=3", "--eval_tokens=64"]) == 0
+    assert same_weights(weights(book), weights(book, "other"))
+
+
+def test_weight_decay_is_on_matrices_only(book):
+    assert train.main([*TINY, "--weight_decay=0", "--max_steps=1"]) == 0
+    groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
+    model = GPT(load_checkpoint(book / "out" / "run" / "ckpt.pt")["config"], 400)
+    vectors = sum(p.dim() < 2 for p in model.parameters())
+    assert [len(g["params"]) for g in groups] == [len(list(model.parameters())) - vectors, vectors]
+    assert train.main([*TINY, "--weight_decay=0.5", "--max_steps=1", "--run=other"]) == 0
+    groups = torch.load(book / "out" / "other" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
+
+
+def test_gradients_are_clipped(book):
+    assert train.main([*TINY, "--run=free", "--grad_clip=0"]) == 0
+    assert train.main([*TINY, "--run=tight", "--grad_clip=1e-9", "--max_steps=5"]) == 0
+    free, tight = records(book, "free"), records(book, "tight")
+    assert free[0]["grad_norm"] == tight[0]["grad_norm"] > 0.1  # the norm before clipping
+    assert not same_weights(weights(book, "free"), weights(book, "tight"))
+
+
+@pytest.mark.parametrize("flags", [["--dtype=bfloat16"], ["--dtype=float16"], ["--dropout=0.1"], ["--compile=on"]])
+def test_other_arithmetic_learns_too(book, flags):
+    assert train.main([*TINY, *flags]) == 0
+    log = records(book)
+    assert log[20]["val_loss"] < log[0]["val_loss"] - 1
+    assert all(p.dtype == torch.float32 for p in weights(book).values())
+
+
+def test_a_compiler_that_fails_is_no_obstacle(book, monkeypatch, capsys):
+    def broken(model):
+        def call(*_):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert train.main([*TINY, "--compile=on"]) == 0
+    assert "torch.compile failed" in capsys.readouterr().err
+
+
+def test_resuming_goes_on_exactly_after_sigkill(clone):
+    """A run that is killed at random moments, and resumed, equals one that is not, bit for bit."""
+    flags = [*TINY, "--max_steps=400", "--eval_interval=40", "--dropout=0.1", "--resume"]
+    moments = random.Random(os.environ.get("TEST_SEED"))
+
+    def start(run):
+        command = [sys.executable, "train.py", *flags, f"--run={run}"]
+        return subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    process = start("whole")
+    assert process.wait(120) == 0, process.stdout.read()
+    kills = 0
+    while kills < 3:
+        process = start("killed")
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        time.sleep(moments.uniform(0, 1.0))
+        process.kill()
+        kills += process.wait(60) == -signal.SIGKILL
+        if not kills and (clone / "out" / "killed").exists():
+            pytest.fail("the run ended before it could be killed; make it longer")
+        load_checkpoint(clone / "out" / "killed" / "ckpt.pt")  # always whole
+        if process.returncode == 0:
+            break
+    assert kills, "the run was too short to be killed"
+    process = start("killed")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "resumed" in output
+    assert without_times(records(clone, "whole")) == without_times(records(clone, "killed"))
+    whole, killed = (torch.load(clone / "out" / r / "ckpt.pt", weights_only=True) for r in ("whole", "killed"))
+    assert same_weights(whole["model"], killed["model"])
+    for a, b in zip(whole["optimizer"]["state"].values(), killed["optimizer"]["state"].values(), strict=True):
+        assert same_weights(a, b)
+    assert not list((clone / "out" / "killed").glob(".*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(clone, number):
+    flags = [*TINY, "--max_steps=100000", "--eval_interval=100000"]
+    command = [sys.executable, "train.py", *flags]
+    process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 0/"):
+            break
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and "Traceback" not in err
+    step = load_checkpoint(clone / "out" / "run" / "ckpt.pt")["step"]
+    assert step > 0 and f"saved step {step:,}; go on with: python train.py" in out
+    assert [r["step"] for r in records(clone)] == list(range(step))
+
+
+def test_resuming(book, run, capsys, fails):
+    finished = (run / "loss_log.json").read_text(encoding="utf-8")
+    assert train.main([*TINY, "--resume"]) == 0
+    assert "resumed" in capsys.readouterr().out
+    assert (run / "loss_log.json").read_text(encoding="utf-8") == finished
+    assert train.main([*TINY, "--resume", "--max_steps=25"]) == 0
+    assert [r["step"] for r in records(book)] == list(range(26))
+    assert train.main([*TINY, "--resume", "--run=new"]) == 0  # nothing to resume: starts afresh
+    assert same_weights(weights(book, "new"), load_checkpoint(run / "best.pt")["model"]) is False
+    assert "n_embd 32, the config says 64" in fails(train.main, [*TINY, "--resume", "--n_embd=64"])
+    assert "block_size" in fails(train.main, [*TINY, "--resume", "--block_size=16"])
+
+
+def test_an_existing_run_is_refused(run, fails):
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    error = fails(train.main, TINY)
+    assert "--resume" in error and "--run" in error and "--overwrite" in error
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+    assert train.main([*TINY, "--overwrite", "--max_steps=3"]) == 0
+    assert [r["step"] for r in records(run.parent.parent)] == [0, 1, 2, 3]
+    assert load_checkpoint(run / "best.pt")["step"] <= 3
+
+
+def test_best_is_the_best_and_not_the_last(book):
+    """With a learning rate that ruins what was learned, best.pt keeps the good weights."""
+    assert train.main([*TINY, "--max_steps=40"]) == 0
+    ruin = ["--resume", "--max_steps=60", "--learning_rate=3", "--min_lr=3", "--warmup_steps=0"]
+    assert train.main([*TINY, *ruin]) == 0
+    log = {r["step"]: r["val_loss"] for r in records(book) if "val_loss" in r}
+    best = min(log, key=log.get)
+    checkpoint = load_checkpoint(book / "out" / "run" / "best.pt")
+    assert checkpoint["step"] == best <= 40 and checkpoint["val_loss"] == log[best]
+    assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 60
+
+
+@pytest.mark.parametrize("flags", [[], ["--dtype=float16"], ["--log_interval=1000"]])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(book, fails, monkeypatch, flags):
+    """The weights are poisoned from inside, at step 15, between two evaluations."""
+    block_starts = train.block_starts
+
+    def poison(seed, step, *rest):
+        if step == 15:
+            model = next(m for m in __import__("gc").get_objects() if isinstance(m, GPT) and m.training)
+            model.norm.weight.data.fill_(math.inf)
+        return block_starts(seed, step, *rest)
+
+    monkeypatch.setattr(train, "block_starts", poison)
+    error = fails(train.main, [*TINY, *flags])
+    assert "no longer finite" in error and "learning_rate" in error
+    checkpoint = load_checkpoint(book / "out" / "run" / "ckpt.pt")
+    assert checkpoint["step"] == 10 and all(p.isfinite().all() for p in checkpoint["model"].values())
+
+
+def test_a_learning_rate_that_diverges(book, fails):
+    flags = ["--learning_rate=1e30", "--warmup_steps=0", "--grad_clip=0"]
+    assert "no longer finite" in fails(train.main, [*TINY, *flags])
+    assert all(p.isfinite().all() for p in weights(book).values())
+
+
+def test_bad_data(book, fails):
+    folder = book / "data" / "book" / "bpe400"
+    meta, train_bin = (folder / "meta.json").read_text(encoding="utf-8"), (folder / "train.bin").read_bytes()
+
+    assert "a block needs 1,000,001" in fails(train.main, [*TINY, "--block_size=1000000"])
+    assert "val.bin" in fails(train.main, [*TINY, "--block_size=2000"])
+    assert "train_tokenizer.py" in fails(train.main, [*TINY, "--vocab_size=300"])
+    (folder / "train.bin").write_bytes(train_bin[:-2])
+    assert "train.bin" in fails(train.main, TINY)
+    (folder / "train.bin").unlink()
+    assert "train.bin" in fails(train.main, TINY)
+    (folder / "train.bin").write_bytes(b"\xff\x7f" * (len(train_bin) // 2))
+    assert "token id 32767 is outside" in fails(train.main, [*TINY, "--overwrite"])
+    (folder / "train.bin").write_bytes(train_bin)
+    for damaged in ("", "{", "[]", "{}", meta.replace("uint16", "uint8"), meta.replace('"tokens":', '"token":')):
+        (folder / "meta.json").write_text(damaged, encoding="utf-8")
+        assert "prepare.py" in fails(train.main, [*TINY, "--run=other"])
+    (folder / "meta.json").unlink()
+    assert "prepare.py" in fails(train.main, [*TINY, "--run=other"])
+    (folder / "meta.json").write_text(meta, encoding="utf-8")
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert "tokenizer.json has changed" in fails(train.main, [*TINY, "--run=other"])
+    assert not (book / "out" / "other").exists()
+
+
+def test_another_tokenizer_than_the_checkpoint(book, run, fails):
+    import prepare
+    import train_tokenizer
+
+    argv = [*TINY, "--min_frequency=50"]
+    assert train_tokenizer.main(argv) == 0 and prepare.main(argv) == 0
+    assert "another tokenizer" in fails(train.main, [*TINY, "--resume"])
+
+
+def test_a_damaged_checkpoint_is_not_resumed(run, fails):
+    data = (run / "ckpt.pt").read_bytes()
+    for content in (b"", data[:1000], data[:-1]):
+        (run / "ckpt.pt").write_bytes(content)
+        assert "ckpt.pt" in fails(train.main, [*TINY, "--resume"])
+
+
+def test_an_output_folder_that_cannot_be_written(book, fails):
+    (book / "out").write_text("a file is in the way", encoding="utf-8")
+    assert "out" in fails(train.main, TINY)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix resource limit")
+def test_out_of_memory_says_what_to_lower(clone):
+    code = (
+        "import resource, sys, train\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *TINY, "--batch_size=500000"]
+    result = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: out of memory: lower micro_batch_size"), result.stderr
+
+
+def test_token_lengths_count_a_character_at_its_first_byte(run):
+    model = load("run")
+    lengths, characters = train.token_lengths(model.tokenizer)
+    ids = model.tokenizer.encode("囍你好 a\n").ids
+    assert sum(lengths[ids]) == 12 and sum(characters[ids]) == 6
+    assert len(token_bytes(model.tokenizer)) == len(lengths)
+    assert lengths[files.EOS] == 0
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+def test_a_cuda_run_equals_a_cpu_run(book):
+    for device in ("cpu", "cuda"):
+        assert train.main([*TINY, f"--device={device}", f"--run={device}", "--dtype=float32", "--compile=off"]) == 0
+    assert train.main([*TINY, "--device=cuda", "--run=bf16", "--dtype=bfloat16", "--compile=off"]) == 0
+    assert train.main([*TINY, "--device=cuda", "--run=fp16", "--dtype=float16", "--compile=off"]) == 0
+    cpu, cuda, bf16, fp16 = ([r["train_loss"] for r in records(book, r)[:20]] for r in ("cpu", "cuda", "bf16", "fp16"))
+    assert cuda == pytest.approx(cpu, rel=0.01)
+    assert bf16 == pytest.approx(cpu, rel=0.05)
+    assert fp16 == pytest.approx(cpu, rel=0.05)
+
+
+@pytest.mark.gpu
+def test_resuming_on_cuda(book):
+    flags = [*TINY, "--device=cuda", "--eval_interval=5"]
+    assert train.main([*flags, "--run=whole"]) == 0
+    assert train.main([*flags, "--run=parts", "--max_steps=10"]) == 0
+    config = {"--run=parts", "--resume"}
+    assert train.main([*flags, *sorted(config)]) == 0
+    assert records(book, "parts")[-1]["val_loss"] == pytest.approx(records(book, "whole")[-1]["val_loss"], rel=0.05)
+
+
+@pytest.mark.gpu
+def test_cached_generation_on_cuda(run):
+    model = load("run", device="cuda")
+    idx = torch.randint(4, 300, (2, 5), device="cuda")
+    greedy = {"temperature": 0, "ignore_eos": True, "max_new_tokens": 60}
+    assert torch.equal(model.generate(idx, **greedy), model.generate(idx, use_cache=False, **greedy))
