@@ -314,11 +314,16 @@ def main(argv=None):
     torch.manual_seed(config.seed)
     model = GPT(config, meta["vocab_size"]).to(device)
     parameters = list(model.parameters())
+    embedding = [model.embedding.weight]
+    matrices = [p for p in parameters if p.dim() >= 2 and p is not embedding[0]]
+    vectors = [p for p in parameters if p.dim() < 2]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": embedding, "weight_decay": config.weight_decay, "peak": config.embedding_lr or config.learning_rate},
+        {"params": matrices, "weight_decay": config.weight_decay, "peak": config.learning_rate},
+        {"params": vectors, "weight_decay": 0.0, "peak": config.learning_rate},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=0.0, betas=betas, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     mixed = dtype != torch.float32
     autocast = torch.autocast(device.type, dtype) if mixed else contextlib.nullcontext()
@@ -329,6 +334,8 @@ def main(argv=None):
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
+        for group, now in zip(optimizer.param_groups, groups, strict=True):
+            group |= {"betas": betas, "weight_decay": now["weight_decay"], "peak": now["peak"]}  # not the old ones
         scaler.load_state_dict(checkpoint["scaler"])
         first_step, best_val_loss = checkpoint["step"], checkpoint["best_val_loss"]
         records = checkpoint["records"]
@@ -367,7 +374,7 @@ def main(argv=None):
             # learning rate
             lr = get_lr(step, config)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["peak"] / config.learning_rate
 
             # evaluate and save
             last = step == config.max_steps

@@ -118,15 +118,17 @@ def test_what_is_logged_and_evaluated_changes_nothing(book, run):
     assert same_weights(weights(book), weights(book, "other"))
 
 
-def test_weight_decay_is_on_matrices_only(book):
+def test_the_groups_of_the_optimizer(book):
     assert train.main([*TINY, "--weight_decay=0", "--max_steps=1"]) == 0
     groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
     model = GPT(load_checkpoint(book / "out" / "run" / "ckpt.pt")["config"], 400)
     vectors = sum(p.dim() < 2 for p in model.parameters())
-    assert [len(g["params"]) for g in groups] == [len(list(model.parameters())) - vectors, vectors]
-    assert train.main([*TINY, "--weight_decay=0.5", "--max_steps=1", "--run=other"]) == 0
-    groups = torch.load(book / "out" / "other" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
-    assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
+    assert [len(g["params"]) for g in groups] == [1, len(list(model.parameters())) - vectors - 1, vectors]
+    flags = ["--resume", "--weight_decay=0.5", "--embedding_lr=0.1", "--max_steps=2"]  # what is new counts
+    assert train.main([*TINY, *flags]) == 0
+    groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert [g["weight_decay"] for g in groups] == [0.5, 0.5, 0.0]
+    assert [g["lr"] / groups[1]["lr"] for g in groups] == pytest.approx([10, 1, 1])
 
 
 def test_gradients_are_clipped(book):
