@@ -177,13 +177,16 @@ def save_checkpoint(path, checkpoint):
         torch.save(checkpoint, file)
 
 
-def load_checkpoint(path) -> dict:
-    """A checkpoint of train.py, on the CPU, its config a Config. Executes no code that a stranger's file may hold."""
+def load_checkpoint(path, *keys) -> dict:
+    """A checkpoint of train.py, on the CPU, its config a Config; it must have these keys besides the usual ones.
+
+    Executes no code that a stranger's file may hold.
+    """
     import torch
 
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"model", "config", "tokenizer", "step"} - set(checkpoint)
+        missing = {"model", "config", "tokenizer", "step", *keys} - set(checkpoint)
         if missing:
             raise UserError(f"it lacks {', '.join(sorted(missing))}")
         return checkpoint | {"config": config.Config(**checkpoint["config"])}

@@ -212,7 +212,7 @@ def read_resumed(config, tokenizer_json):
     path = config.run_dir / LATEST
     if not path.exists():
         return None
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, "optimizer", "scaler", "best_val_loss", "data", "seconds", "records")
     old = checkpoint["config"]
     for key in SHAPE:
         if getattr(old, key) != getattr(config, key):
@@ -344,13 +344,14 @@ def main(argv=None):
             print("warning: the training tokens are not those that this run began with")
 
     # --- compile: a first step whose gradients are thrown away
-    forward = model
+    compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    print_plan(config, meta, model, device, dtype, compiled)
     n_starts = len(train_tokens.array) - config.block_size
-    if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
-        starts = block_starts(config.seed, first_step, config.batch_size, n_starts)
-        forward = compile_model(model, *train_tokens.blocks(starts[: config.micro_size]), autocast)
+    forward = model
+    if compiled:
+        starts = block_starts(config.seed, first_step, config.micro_size, n_starts)
+        forward = compile_model(model, *train_tokens.blocks(starts), autocast)
 
-    print_plan(config, meta, model, device, dtype, compiled=forward is not model)
     header = {
         "config": dataclasses.asdict(config),
         "hardware": {"device": device.type, "name": device_name(device), "torch": torch.__version__},
@@ -377,23 +378,22 @@ def main(argv=None):
                 group["lr"] = lr * group["peak"] / config.learning_rate
 
             # evaluate and save
-            last = step == config.max_steps
+            last, stopping = step == config.max_steps, stop.signal
             due = (step % config.eval_interval == 0 or last) and not log.has_evaluation(step)
-            if due or stop.signal:
+            if due or stopping:
                 if non_finite:
                     raise diverged(step, run_dir)
-                if not stop.signal:
-                    result = evaluation.run(model, autocast)
-                    if not math.isfinite(result["val_loss"]):
-                        raise diverged(step, run_dir)
-                seconds = seconds_before + time.perf_counter() - start_time
                 state = {
                     "model": model.state_dict(),
                     "config": dataclasses.asdict(config),
                     "tokenizer": tokenizer_json,
                     "step": step,
                 }
-                if not stop.signal:
+                if not stopping:
+                    result = evaluation.run(model, autocast)
+                    if not math.isfinite(result["val_loss"]):
+                        raise diverged(step, run_dir)
+                    seconds = seconds_before + time.perf_counter() - start_time
                     log.add(step, tokens=step * step_tokens, seconds=seconds, lr=lr, **result)
                     log.line(
                         f"step {step:,}: validation loss {result['val_loss']:.4f} nats, PPL {result['val_ppl']:.2f},"
@@ -402,21 +402,18 @@ def main(argv=None):
                     if result["val_loss"] < best_val_loss:
                         best_val_loss = result["val_loss"]
                         save_checkpoint(run_dir / BEST, state | {"val_loss": best_val_loss})
-                save_checkpoint(
-                    run_dir / LATEST,
-                    state
-                    | {
-                        "optimizer": optimizer.state_dict(),
-                        "scaler": scaler.state_dict(),
-                        "best_val_loss": best_val_loss,
-                        "data": meta["train"]["sha256"],
-                        "seconds": seconds,
-                        "records": log.records,
-                    },
-                )
+                resumable = {
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                    "best_val_loss": best_val_loss,
+                    "data": meta["train"]["sha256"],
+                    "seconds": seconds_before + time.perf_counter() - start_time,
+                    "records": log.records,
+                }
+                save_checkpoint(run_dir / LATEST, state | resumable)
                 log.save(run_dir)
                 mark_time, mark_step = time.perf_counter(), step
-            if last or stop.signal:
+            if last or stopping:
                 break
 
             # forward and backward
@@ -466,9 +463,9 @@ def main(argv=None):
                     f"  lr {lr:.2e}  norm {norm:.2f}  {speed:,.0f} tokens/s  ETA {format_time(eta)}"
                 )
 
-    if stop.signal:
+    if stopping:
         print(f"saved step {step:,}; go on with: python train.py {shlex.join(args.argv)} --resume")
-        return 128 + stop.signal
+        return 128 + stopping
     print(f"done in {format_time(seconds)}: best validation loss {best_val_loss:.4f}, saved in {run_dir}")
     print(f"next: python plot_loss.py {config.run}")
     print(f"      python sample.py --run={config.run} --prompt=你好")

@@ -314,6 +314,8 @@ def test_a_damaged_checkpoint_is_not_resumed(run, fails):
     for content in (b"", data[:1000], data[:-1]):
         (run / "ckpt.pt").write_bytes(content)
         assert "ckpt.pt" in fails(train.main, [*TINY, "--resume"])
+    (run / "ckpt.pt").write_bytes((run / "best.pt").read_bytes())
+    assert "it lacks" in fails(train.main, [*TINY, "--resume"])
 
 
 def test_an_output_folder_that_cannot_be_written(book, fails):
