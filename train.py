@@ -9,6 +9,7 @@ Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import math
 import platform
@@ -148,6 +149,14 @@ def pick_dtype(name, device) -> torch.dtype:
         else:
             name = "float32"
     return getattr(torch, name)
+
+
+def keep_freed_memory():
+    """Have malloc (of glibc) keep what one step frees for the next: on virtual machines a fresh page is dear."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 class Stop:
@@ -309,6 +318,7 @@ def main(argv=None):
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        keep_freed_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(config.seed)

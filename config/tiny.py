@@ -1,15 +1,16 @@
 """The demo: a small GPT on 《三国演义》, trained on a laptop's CPU in about two minutes."""
 
 dataset = "sanguo"
-vocab_size = 2000
-n_layer = 4
+vocab_size = 4000
+n_layer = 2
 n_head = 4
 n_kv_head = 2
 n_embd = 128
 block_size = 128
-batch_size = 8
+batch_size = 6
 max_steps = 1500
-learning_rate = 3e-3
+learning_rate = 1.5e-3
+embedding_lr = 3e-2
 min_lr = 1e-4
 warmup_steps = 50
-eval_interval = 250
+eval_interval = 300
