@@ -3,8 +3,8 @@
     python data/poetry.py                  needs npm, downloads 85 MB
     python data/poetry.py --from FOLDER    reads a clone of the chinese-poetry repository instead
 
-Writes data/poetry/corpus.jsonl: title, author and verses on lines of their own, in simplified Chinese and
-in an order shuffled with a fixed seed. The poems come from chinese-poetry (MIT,
+Writes data/poetry/corpus.jsonl: title, author, a blank line and the verses, in simplified Chinese and in
+an order shuffled with a fixed seed. The poems come from chinese-poetry (MIT,
 https://github.com/chinese-poetry/chinese-poetry), which npm carries as a package.
 """
 
@@ -29,7 +29,7 @@ from files import file_sha256, is_complete, write_corpus
 
 PACKAGE = "chinese-poetry@2.0.1"
 ARCHIVE_SHA256 = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86"
-CORPUS_SHA256 = "d91d10f5aadd6d975cc0ef56010c55e2d4bae46aa64d07849db2d8aa16599e39"
+CORPUS_SHA256 = "ae6e1b2bc7092228079a6a19be1b42ba4143637151b4b239381a918faa39037b"
 FILES = ("poet.tang.[0-9]*.json", "poet.song.[0-9]*.json", "ci.song.[0-9]*.json", "yuanqu.json")  # wherever they lie,
 NOT_IN = {"error", "rank", "strains"}  # but for statistics and rejects under the same names
 
@@ -66,8 +66,8 @@ def read_poems(folder):
                 verses = [line.strip() for line in poem["paragraphs"] if line.strip()]
                 if verses:
                     title = poem.get("title") or poem.get("rhythmic") or ""
-                    head = [part.strip() for part in (title, poem.get("author") or "") if part.strip()]
-                    poems[simplify("\n".join(head + verses)) + "\n"] = None
+                    head = [" ".join(part.split()) for part in (title, poem.get("author") or "") if part.strip()]
+                    poems[simplify("\n".join([*head, "", *verses]).lstrip("\n")) + "\n"] = None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a list of poems ({error})") from None
     poems = list(poems)
