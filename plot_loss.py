@@ -74,13 +74,12 @@ def _is_number(value):
     return type(value) in (int, float) and abs(value) < 1e300
 
 
-def smooth(values, halflife):
-    """A running average that weights a value half as much `halflife` records later."""
-    keep, average, weight, result = 0.5 ** (1 / halflife), 0.0, 0.0, []
-    for value in values:
-        average, weight = keep * average + (1 - keep) * value, keep * weight + 1 - keep
-        result.append(average / weight)
-    return result
+def smooth(values, reach):
+    """The average of `reach` values on each side; of fewer where the curve begins, so that it begins where it did."""
+    middle, total = np.arange(len(values)), np.cumsum([0.0, *values])
+    reach = np.minimum(middle, reach)
+    first, end = middle - reach, np.minimum(middle + reach + 1, len(values))
+    return (total[end] - total[first]) / (end - first)
 
 
 def draw(runs, x):
@@ -91,26 +90,24 @@ def draw(runs, x):
     many = len(runs) > 1
     highest = max(np.max(np.concatenate((run.train[1], run.val[1]))) for run in runs)
     for i, run in enumerate(runs):
-        color = f"C{i}"
+        color, val_color = f"C{i}", f"C{i}" if many else "C1"
         of_run = f" – {run.name}" if many else ""
         steps, values = run.series("train_loss", x)
         if len(steps):
             loss.plot(steps, values, color=color, alpha=0.2, linewidth=0.7)
-            averaged = smooth(values, max(1.0, len(values) / 100))
-            loss.plot(steps, averaged, color=color, linewidth=1.2, label=f"training{of_run}")
+            loss.plot(steps, smooth(values, len(values) // 50), color=color, linewidth=1.2, label=f"training{of_run}")
         steps, values = run.series("val_loss", x)
         if len(steps):
-            color = color if many else "C1"
             best = int(np.argmin(values))
-            loss.plot(steps, values, "o-", color=color, markersize=3.5, linewidth=1.8, label=f"validation{of_run}")
-            loss.plot(steps[best], values[best], "*", color=color, markersize=13, markeredgecolor="white")
+            loss.plot(steps, values, "o-", color=val_color, markersize=3.5, linewidth=1.8, label=f"validation{of_run}")
+            loss.plot(steps[best], values[best], "*", color=val_color, markersize=13, markeredgecolor="white")
             loss.annotate(
                 f"best {values[best]:.3f}\nPPL {math.exp(min(values[best], 700)):.1f}",
                 (steps[best], values[best]),
                 xytext=(-6, 10 + 26 * i),
                 textcoords="offset points",
                 ha="right",
-                color=color,
+                color=val_color,
             )
         if _is_number(run.unigram_entropy) and (i == 0 or run.unigram_entropy != runs[0].unigram_entropy):
             label = f"unigram baseline {run.unigram_entropy:.2f}{of_run}"

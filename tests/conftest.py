@@ -53,6 +53,7 @@ TINY = [
     "--learning_rate=1e-2",
     "--min_lr=1e-3",
     "--log_interval=1",
+    "--dtype=float32",  # the same figures on every CPU
     "--run=run",
 ]
 

@@ -67,8 +67,8 @@ def test_poems_from_a_clone(poetry, home, capsys):
     assert poetry.main([f"--from={clone}"]) == 0
     lines = (home / "data" / "poetry" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["text"] for line in lines} == {
-        "静夜思\n李白\n床前看月光，疑是地上霜。\n举头望山月，低头思故乡。\n",
-        "如梦令\n李清照\n常记溪亭日暮。\n",
+        "静夜思\n李白\n\n床前看月光，疑是地上霜。\n举头望山月，低头思故乡。\n",
+        "如梦令\n李清照\n\n常记溪亭日暮。\n",
     }
 
 
