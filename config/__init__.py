@@ -53,7 +53,7 @@ class Config:
     micro_batch_size: int = _key(0, "sequences in one forward pass (0: batch_size); lower it to save memory", 0)
     max_steps: int = _key(5000, "optimizer steps", 1)
     learning_rate: float = _key(1e-3, "peak learning rate", 1e-12)
-    embedding_lr: float = _key(0.0, "peak of the token embedding, on the same schedule (0: learning_rate)", 0.0)
+    embedding_lr: float = _key(1e-2, "peak of the token embedding, on the same schedule (0: learning_rate)", 0.0)
     min_lr: float = _key(1e-4, "learning rate at the end of the cosine", 0.0)
     warmup_steps: int = _key(1000, "steps of linear warmup", 0)
     hold_steps: int = _key(0, "steps at the peak before the cosine begins", 0)
@@ -65,7 +65,7 @@ class Config:
 
     # watching and saving
     eval_interval: int = _key(250, "steps between evaluations; each one saves a checkpoint", 1)
-    eval_tokens: int = _key(0, "validation tokens used (0: all)", 0)
+    eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
     log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
     run: str = _key("", "name of the run: its folder is out/<run> (default: the config file's name)")
 

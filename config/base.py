@@ -11,6 +11,7 @@ batch_size = 512
 micro_batch_size = 32
 max_steps = 20000
 learning_rate = 6e-4
+embedding_lr = 6e-4
 min_lr = 6e-5
 warmup_steps = 700
 eval_interval = 500
