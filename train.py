@@ -378,7 +378,7 @@ def main(argv=None):
     n_micro = config.batch_size // config.micro_size
     non_finite = torch.zeros((), dtype=torch.bool, device=device)  # read back only before a save or a log line
     seconds, start_time = seconds_before, time.perf_counter()
-    mark_time = start_time
+    mark_time = pace_time = start_time
     mark_step = first_step
     with Stop() as stop:
         for step in range(first_step, config.max_steps + 1):
@@ -423,6 +423,8 @@ def main(argv=None):
                 save_checkpoint(run_dir / LATEST, state | resumable)
                 log.save(run_dir)
                 mark_time, mark_step = time.perf_counter(), step
+                if step == first_step:
+                    pace_time = mark_time
             if last or stopping:
                 break
 
@@ -467,7 +469,7 @@ def main(argv=None):
                     tokens_per_second=speed,
                 )
                 mark_time, mark_step = now, step + 1
-                eta = (config.max_steps - step) * (now - start_time) / (step + 1 - first_step)
+                eta = (config.max_steps - step) * (now - pace_time) / (step + 1 - first_step)
                 log.progress(
                     f"step {step:,}/{config.max_steps:,}  loss {train_loss:.4f}  val {log.last_val_loss():.4f}"
                     f"  lr {lr:.2e}  norm {norm:.2f}  {speed:,.0f} tokens/s  ETA {format_time(eta)}"
