@@ -14,6 +14,7 @@ import dataclasses
 import math
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -200,7 +201,8 @@ class Log:
     def progress(self, line):
         """A live line on a terminal; in a file, a line every ten seconds."""
         if self.live:
-            print(f"\r\033[K{line}", end="", flush=True)
+            # A line that wraps could not be drawn over.
+            print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
         elif time.monotonic() - self.printed > 10:
             print(line, flush=True)
             self.printed = time.monotonic()
@@ -470,9 +472,9 @@ def main(argv=None):
                 )
                 mark_time, mark_step = now, step + 1
                 eta = (config.max_steps - step) * (now - pace_time) / (step + 1 - first_step)
-                log.progress(
-                    f"step {step:,}/{config.max_steps:,}  loss {train_loss:.4f}  val {log.last_val_loss():.4f}"
-                    f"  lr {lr:.2e}  norm {norm:.2f}  {speed:,.0f} tokens/s  ETA {format_time(eta)}"
+                log.progress(  # fits a terminal of 80 columns
+                    f"step {step}/{config.max_steps} loss {train_loss:.3f} val {log.last_val_loss():.3f} lr {lr:.1e}"
+                    f" norm {norm:.1f} {speed / 1000:,.1f}k tok/s ETA {format_time(eta)}"
                 )
 
     if stopping:

@@ -4,12 +4,16 @@ import random
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import config
 import prepare
 import train
 import train_tokenizer
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 SCRIPTS = Path(config.__file__).parent.parent
 WORDS = [

@@ -174,7 +174,7 @@ def test_resuming_goes_on_exactly_after_sigkill(clone):
     while kills < 3:
         process = start("killed")
         for line in process.stdout:
-            if "tokens/s" in line:  # past its first checkpoint
+            if "tok/s" in line:  # past its first checkpoint
                 break
         time.sleep(moments.uniform(0, 1.0))
         process.kill()
@@ -253,14 +253,18 @@ def test_best_is_the_best_and_not_the_last(book):
 @pytest.mark.parametrize("flags", [[], ["--dtype=float16"], ["--log_interval=1000"]])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(book, fails, monkeypatch, flags):
     """The weights are poisoned from inside, at step 15, between two evaluations."""
-    block_starts = train.block_starts
+    models, block_starts = [], train.block_starts
+
+    def new_model(*args):
+        models.append(GPT(*args))
+        return models[-1]
 
     def poison(seed, step, *rest):
         if step == 15:
-            model = next(m for m in __import__("gc").get_objects() if isinstance(m, GPT) and m.training)
-            model.norm.weight.data.fill_(math.inf)
+            models[0].norm.weight.data.fill_(math.inf)
         return block_starts(seed, step, *rest)
 
+    monkeypatch.setattr(train, "GPT", new_model)
     monkeypatch.setattr(train, "block_starts", poison)
     error = fails(train.main, [*TINY, *flags])
     assert "no longer finite" in error and "learning_rate" in error
