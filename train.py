@@ -478,7 +478,8 @@ def main(argv=None):
                 )
 
     if stopping:
-        print(f"saved step {step:,}; go on with: python train.py {shlex.join(args.argv)} --resume")
+        words = [word for word in args.argv if word not in ("--resume", "--overwrite")]
+        print(f"saved step {step:,}; go on with: python train.py {shlex.join(words)} --resume")
         return 128 + stopping
     print(f"done in {format_time(seconds)}: best validation loss {best_val_loss:.4f}, saved in {run_dir}")
     print(f"next: python plot_loss.py {config.run}")

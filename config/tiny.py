@@ -1,4 +1,4 @@
-"""The demo: a small GPT on 《三国演义》, trained on a laptop's CPU in about two minutes."""
+"""The demo: a small GPT on 《三国演义》, trained on a laptop's CPU in a minute or two."""
 
 dataset = "sanguo"
 vocab_size = 4000
