@@ -141,7 +141,7 @@ class _BadValue(UserError):
 
     def __init__(self, key, problem):
         super().__init__(f"{key}: {problem}")
-        self.key = key
+        self.key, self.problem = key, problem
 
 
 def _out_of_range(value, metadata):
@@ -151,9 +151,9 @@ def _out_of_range(value, metadata):
     if isinstance(value, float) and not abs(value) < float("inf"):
         return f"{value} is not a finite number"
     if low is not None and value < low:
-        return f"{value} is below {low}"
+        return f"{value} is below {low} ({metadata['help']})"
     if high is not None and value > high:
-        return f"{value} is above {high}"
+        return f"{value} is above {high} ({metadata['help']})"
     return None
 
 
@@ -193,17 +193,16 @@ def load_config(argv, parser):
     values = {key: _from_text(key, text) for key, text in flags.items()}
     if "corpus" in flags and "dataset" not in flags:
         values["dataset"] = Path(flags["corpus"]).stem  # so that your text never overwrites another's tokenizer
-        origin["dataset"] = f"--corpus={flags['corpus']}"
+        origin["dataset"] = f"--corpus={flags['corpus']}: dataset"
     if args.config:
         from_file = _read_file(Path(args.config))
-        origin = dict.fromkeys(from_file, args.config) | origin
+        origin = {key: f"{args.config}: {key}" for key in from_file} | origin
         values = from_file | values
     values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
     try:
         return Config(**values), args
     except _BadValue as error:
-        where = origin.get(error.key)
-        raise UserError(f"{where}: {error}" if where else str(error)) from None
+        raise UserError(f"{origin.get(error.key, error.key)}: {error.problem}") from None
 
 
 def _read_file(path) -> dict:
