@@ -10,7 +10,7 @@ demo: $(VENV)/requirements.done
 	$(BIN)/python train_tokenizer.py config/tiny.py
 	$(BIN)/python prepare.py config/tiny.py
 	$(BIN)/python train.py config/tiny.py --resume
-	$(BIN)/python sample.py --run=tiny --prompt=你好 --repetition_penalty=1.1
+	$(BIN)/python sample.py --run=tiny --prompt=你好 --repetition_penalty=1.2 --min_p=0.02
 	$(BIN)/python plot_loss.py tiny
 
 test: $(VENV)/requirements-dev.done
