@@ -27,6 +27,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
+        # The weight in the dtype of x, or under autocast torch warns and leaves its fused kernel.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
