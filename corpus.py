@@ -1,14 +1,14 @@
 """Reads the text of a corpus piece by piece, so that memory stays flat however large it is."""
 
+from errors import UserError
+
 import codecs
 import json
 from pathlib import Path
 
-from errors import UserError
-
 PIECE = 1 << 16  # characters read at a time
 LONGEST_PIECE = 1 << 20  # a line longer than this is cut
-LONGEST_RECORD = 1 << 28  # characters in a line of a .jsonl
+LONGEST_RECORD = 1 << 26  # characters in a line of a .jsonl
 
 
 class Corpus:

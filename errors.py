@@ -1,7 +1,18 @@
 """The one exception for what a user can mend, and how every script reports it."""
 
+import contextlib
 import functools
+import re
+import signal
 import sys
+from pathlib import Path
+
+_script = getattr(sys.modules["__main__"], "__file__", None)
+_hears_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in the background of a shell
+if _hears_ctrl_c and _script and "@reports_errors" in Path(_script).read_text(encoding="utf-8"):
+    # One of the scripts was started: until its main runs, Ctrl-C ends the process at once and without a word.
+    # A KeyboardInterrupt in the middle of an import can end in a traceback, or abort.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class UserError(Exception):
@@ -11,20 +22,28 @@ class UserError(Exception):
 def reports_errors(main):
     """Wrap a script's `main(argv)`: a mistake becomes one line on stderr and exit code 1, no traceback.
 
-    The wrapped function returns the exit code: 0, 1, or 130 after Ctrl-C.
+    The wrapped function returns the exit code: 0, 1, or 130 after Ctrl-C (SIGTERM exits with 143). Without
+    argv it is a script's own, and the signals and memory of the process are arranged for it.
     """
 
     @functools.wraps(main)
     def wrapped(argv=None) -> int:
-        for stream in (sys.stdout, sys.stderr):
+        is_script = argv is None
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
             # Windows consoles and pipes are not UTF-8 by themselves; notebooks replace the streams.
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-        if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+                how = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+                stream.reconfigure(encoding="utf-8", errors=how)
+        if is_script:
+            if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            limit_memory()
         try:
             return main(argv) or 0
         except KeyboardInterrupt:
+            if is_script:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # to press it again does no harm
             print("\nstopped", file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
@@ -60,3 +79,21 @@ def is_out_of_memory(error):
         return True  # torch's own class, named so that scripts without torch need not import it
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def limit_memory():
+    """Let an allocation that the machine has no memory for fail, which is reported (Linux only).
+
+    Otherwise it succeeds, and the kernel kills the process without a word when the memory is used.
+    """
+    if Path("/dev/nvidiactl").exists():
+        return  # CUDA reserves far more than it uses
+    with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
+        import resource
+
+        info = Path("/proc/meminfo").read_text(encoding="utf-8")
+        free = sum(int(size) << 10 for size in re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", info, re.M))
+        container = Path("/sys/fs/cgroup/memory.max")
+        if container.exists() and (limit := container.read_text(encoding="utf-8").strip()).isdigit():
+            free = min(free, int(limit))
+        resource.setrlimit(resource.RLIMIT_DATA, (free, resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -1,17 +1,24 @@
 """The files that the scripts hand to each other: how each is written without loss and read without trust."""
 
+from errors import UserError
+
 import contextlib
 import hashlib
+import io
 import json
+import math
 import os
+import shutil
+import tempfile
+import zipfile
 from pathlib import Path
 
 import config
-from errors import UserError
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BOS, EOS = 1, 2  # their positions in that list are their ids
 BEST, LATEST, LOG = "best.pt", "ckpt.pt", "loss_log.json"
+LARGEST = 1 << 28  # bytes
 
 
 @contextlib.contextmanager
@@ -43,23 +50,63 @@ def atomic_write(path, mode="wb"):
             os.close(folder)
 
 
+@contextlib.contextmanager
+def only_writer(folder):
+    """Keep other processes from writing into a folder, and clear away what a killed one left half-written.
+
+    The lock ends with the process, however that ends. Raises UserError if another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout:
+        raise UserError(f"{folder} is being written by another process; wait for its end, or stop it") from None
+    with lock:
+        for leftover in folder.glob(".*.tmp"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
+
+
 def write_json(path, value, indent=None):
     with atomic_write(path, "w") as file:
-        json.dump(value, file, ensure_ascii=False, indent=indent)
+        json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
         file.write("\n")
 
 
-def read_json(path, remedy):
-    """The JSON object in a file. `remedy`: what the user should do if there is none."""
+def scratch_folder(folder):
+    """A folder for files on the way into `folder`; what a killed process leaves there, only_writer clears away."""
+    return tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp")
+
+
+def read_text(path, remedy) -> str:
+    """A file that is read whole. `remedy`: what the user should do if it is missing or damaged."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; {remedy}")
+    with open(path, "rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise UserError(f"{path} is damaged (larger than {LARGEST:,} bytes); {remedy}")
     try:
-        value = json.loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {remedy}") from None
-    except (ValueError, RecursionError) as error:
+        return data.decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def parse_json(text, where, remedy) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is damaged ({error}); {remedy}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (not a JSON object); {remedy}")
+        raise UserError(f"{where} is damaged (not a JSON object); {remedy}")
     return value
+
+
+def is_number(value) -> bool:
+    """Whether a value of a file is a number that can be calculated with."""
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def sha256(text: str) -> str:
@@ -71,32 +118,36 @@ def sha256(text: str) -> str:
 
 def read_tokenizer(folder) -> str:
     """The text of tokenizer.json, which is stored and compared as it is."""
-    path = Path(folder) / "tokenizer.json"
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run train_tokenizer.py with the same config first") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is damaged; run train_tokenizer.py again") from None
+    return read_text(Path(folder) / "tokenizer.json", TOKENIZER_REMEDY)
+
+
+TOKENIZER_REMEDY = "run train_tokenizer.py with the same config"
 
 
 def parse_tokenizer(text, where):
     """The tokenizers.Tokenizer in a JSON text. `where`: its file, for the error message."""
     from tokenizers import Tokenizer
 
+    settings = parse_json(text, where, TOKENIZER_REMEDY)
     try:
+        for key in ("normalizer", "truncation", "padding", "post_processor"):
+            if settings[key] is not None:  # could turn a short text into gigabytes, or a long one into nothing
+                raise ValueError(f"it has a {key}")
+        if [(token["id"], token["content"]) for token in settings["added_tokens"]] != [*enumerate(SPECIAL_TOKENS)]:
+            raise ValueError(f"its special tokens are not {' '.join(SPECIAL_TOKENS)}")
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more precise
-        raise UserError(f"{where}: not a tokenizer ({error}); run train_tokenizer.py again") from None
-    if tuple(tokenizer.id_to_token(i) for i in range(len(SPECIAL_TOKENS))) != SPECIAL_TOKENS:
-        raise UserError(f"{where}: its first ids are not {' '.join(SPECIAL_TOKENS)}; run train_tokenizer.py again")
+        token_bytes(tokenizer)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise UserError(f"{where}: not a tokenizer of train_tokenizer.py ({error}); {TOKENIZER_REMEDY}") from None
     # A corpus may contain the text "<eos>". tokenizer.json does not keep this setting.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def token_bytes(tokenizer) -> list[bytes]:
-    """The bytes that each token id stands for; none for the special tokens.
+    """The bytes that each token id stands for; none for the special tokens. ValueError if one stands for none.
 
     Byte-level BPE writes each byte as a printable character, the same mapping as GPT-2's: printable
     Latin-1 characters stand for themselves, the other 68 bytes for U+0100 and up, in order.
@@ -104,8 +155,11 @@ def token_bytes(tokenizer) -> list[bytes]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
-    tokens = (tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size()))
-    return [b"" if t in SPECIAL_TOKENS else bytes(byte_of[c] for c in t) for t in tokens]
+    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    try:
+        return [b"" if t in SPECIAL_TOKENS else bytes(byte_of[c] for c in t) for t in tokens]
+    except (KeyError, TypeError):
+        raise ValueError("a token is not made of bytes, or missing") from None
 
 
 # --- tokens
@@ -115,21 +169,23 @@ def read_meta(folder) -> dict:
     """meta.json of prepare.py, checked against the tokenizer and the .bin files beside it."""
     remedy = "run prepare.py with the same config"
     path = Path(folder) / "meta.json"
-    meta = read_json(path, remedy)
+    meta = parse_json(read_text(path, remedy), path, remedy)
     try:
-        ok = meta["dtype"] in ("uint16", "uint32") and meta["vocab_size"] > 0 and meta["unigram_entropy"] >= 0
-        itemsize = int(meta["dtype"][-2:]) // 8
-        sizes = {split: int(meta[split]["tokens"]) * itemsize for split in ("train", "val")}
-        fingerprint = meta["tokenizer_sha256"], meta["train"]["sha256"]
-    except (KeyError, TypeError, ValueError, OverflowError):
+        itemsize = {"uint16": 2, "uint32": 4}[meta["dtype"]]
+        sizes = {split: meta[split]["tokens"] * itemsize for split in ("train", "val")}
+        numbers = [meta["vocab_size"], *sizes.values()]
+        texts = [meta["tokenizer_sha256"], meta["train"]["sha256"]]
+        ok = is_number(meta["unigram_entropy"]) and all(type(n) is int and n > 0 for n in numbers)
+        ok = ok and all(type(text) is str for text in texts)
+    except (KeyError, TypeError):
         ok = False
     if not ok:
         raise UserError(f"{path} is damaged (fields are missing or of the wrong type); {remedy}")
-    if sha256(read_tokenizer(folder)) != fingerprint[0]:
+    if sha256(read_tokenizer(folder)) != meta["tokenizer_sha256"]:
         raise UserError(f"{folder}: tokenizer.json has changed since the tokens were made; {remedy}")
     for split, size in sizes.items():
         file = Path(folder) / f"{split}.bin"
-        actual = file.stat().st_size if file.exists() else 0
+        actual = file.stat().st_size if file.is_file() else 0
         if actual != size:
             raise UserError(f"{file} has {actual:,} bytes, meta.json says {size:,}; {remedy}")
     return meta
@@ -173,28 +229,61 @@ def find_run(run, *names) -> Path:
 def save_checkpoint(path, checkpoint):
     import torch
 
+    # Not straight into the file: when a write fails or is interrupted there, torch hides why, or aborts.
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
     with atomic_write(path) as file:
-        torch.save(checkpoint, file)
+        file.write(buffer.getbuffer())
 
 
-def load_checkpoint(path, *keys) -> dict:
-    """A checkpoint of train.py, on the CPU, its config a Config; it must have these keys besides the usual ones.
+def load_checkpoint(path, resumable=False) -> dict:
+    """A checkpoint of train.py, on the CPU, its config a Config. resumable: with what --resume needs.
 
-    Executes no code that a stranger's file may hold.
+    Executes no code that a stranger's file may hold, and takes no more memory than the file is large. The
+    tensors are for check_tensors to compare. Raises UserError.
     """
     import torch
 
+    kinds = {"model": dict, "config": dict, "tokenizer": str, "step": int}
+    if resumable:
+        kinds |= {"optimizer": dict, "scaler": dict, "best_val_loss": float, "data": str, "seconds": float}
+        kinds |= {"records": list}
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"model", "config", "tokenizer", "step", *keys} - set(checkpoint)
-        if missing:
-            raise UserError(f"it lacks {', '.join(sorted(missing))}")
+        for key, kind in kinds.items():
+            if not isinstance(checkpoint.get(key), kind):
+                raise ValueError(f"it lacks {key}")
+        if not 0 <= checkpoint["step"] < 1 << 31:
+            raise ValueError(f"it is of step {checkpoint['step']}")
+        if resumable:
+            records = checkpoint["records"]
+            numbers = [v for record in records for v in (record["step"], *record.values())]
+            numbers += [checkpoint["seconds"], *checkpoint["scaler"].values()]
+            if not all(is_number(n) and n >= 0 for n in numbers) or math.isnan(checkpoint["best_val_loss"]):
+                raise ValueError("its records are not numbers")
         return checkpoint | {"config": config.Config(**checkpoint["config"])}
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a torn or foreign file fails in many ways: zip, pickle, key and type errors
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(f"{path}: not a checkpoint of train.py, or a damaged one ({reason})") from None
+
+
+def check_tensors(tensors, expected, path):
+    """Raise UserError unless the dict of tensors of a checkpoint has the names and shapes of `expected`."""
+    import torch
+
+    for name in [*expected, *tensors]:
+        tensor = tensors.get(name)
+        ok = isinstance(tensor, torch.Tensor) and name in expected and tensor.shape == expected[name].shape
+        # a small file can hold a large tensor whose elements are all the same memory
+        if not (ok and tensor.is_cpu and tensor.dtype == torch.float32 and tensor.is_contiguous()):
+            raise UserError(f"{path}: damaged: {str(name)[:40]} is not what its config and tokenizer ask for")
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: damaged: {name} holds numbers that are not finite")
 
 
 # --- fetched corpora

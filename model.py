@@ -6,6 +6,8 @@ here opens in other tools. Qwen3: https://arxiv.org/abs/2505.09388
 B: sequences in the batch, T: tokens in a sequence, C: n_embd, H: heads, D: head size.
 """
 
+from errors import UserError
+
 import codecs
 import math
 import sys
@@ -14,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from errors import UserError
 from files import BOS, EOS
 
 
@@ -242,9 +243,12 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
     if repetition_penalty != 1:
         penalized = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
         logits = torch.where(seen, penalized, logits)
+    highest = logits.amax(dim=-1, keepdim=True)
+    if not highest.isfinite().all():
+        raise UserError("the logits are not finite: the weights are damaged, or repetition_penalty is extreme")
     if temperature < 1e-5:
         return logits.argmax(dim=-1)
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    logits = (logits - highest) / temperature
     if 0 < top_k < logits.size(-1):
         kth = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)

@@ -8,6 +8,8 @@ Reads   out/<run>/loss_log.json
 Writes  out/<run>/loss.png, or out/loss.png for several runs
 """
 
+from errors import UserError, reports_errors
+
 import math
 import sys
 from pathlib import Path
@@ -22,8 +24,7 @@ from matplotlib import font_manager
 
 import config
 from config import ArgumentParser
-from errors import UserError, reports_errors
-from files import LOG, atomic_write, find_run, read_json
+from files import LOG, atomic_write, find_run, is_number, parse_json, read_text
 
 CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -47,11 +48,12 @@ class Run:
 
     def __init__(self, name):
         path = find_run(name, LOG)
-        log = read_json(path, "train the run again, or --resume it, to write it anew")
+        remedy = "train the run again, or --resume it, to write it anew"
+        log = parse_json(read_text(path, remedy), path, remedy)
         records, config = log.get("records"), log.get("config")
         if not isinstance(records, list) or not isinstance(config, dict):
             raise UserError(f"{path} is damaged (it lacks records or config); --resume the run to write it anew")
-        self.records = [r for r in records if isinstance(r, dict) and _is_number(r.get("step"))]
+        self.records = [r for r in records if isinstance(r, dict) and is_number(r.get("step"))]
         self.folder, self.name = path.parent, str(config.get("run") or path.parent.name)
         self.unigram_entropy = log.get("unigram_entropy")
         self.train, self.val = self.series("train_loss"), self.series("val_loss")
@@ -66,12 +68,8 @@ class Run:
 
     def series(self, key, x="step"):
         """(steps, values) of the records that have this number."""
-        points = [(r[x], r[key]) for r in self.records if _is_number(r.get(key)) and _is_number(r.get(x))]
+        points = [(r[x], r[key]) for r in self.records if is_number(r.get(key)) and is_number(r.get(x))]
         return np.array(points, dtype=float).reshape(-1, 2).T
-
-
-def _is_number(value):
-    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def smooth(values, reach):
@@ -109,7 +107,7 @@ def draw(runs, x):
                 ha="right",
                 color=val_color,
             )
-        if _is_number(run.unigram_entropy) and (i == 0 or run.unigram_entropy != runs[0].unigram_entropy):
+        if is_number(run.unigram_entropy) and (i == 0 or run.unigram_entropy != runs[0].unigram_entropy):
             label = f"unigram baseline {run.unigram_entropy:.2f}{of_run}"
             loss.axhline(run.unigram_entropy, color=color if many else "gray", linestyle="--", linewidth=1, label=label)
             highest = max(highest, run.unigram_entropy)

@@ -6,6 +6,8 @@ Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/to
 Writes  data/<dataset>/bpe<vocab_size>/train.bin, val.bin (little-endian ids, nothing else) and meta.json
 """
 
+from errors import UserError, reports_errors
+
 import hashlib
 import shlex
 import sys
@@ -16,8 +18,7 @@ from tqdm import tqdm
 
 from config import ArgumentParser, load_config
 from corpus import Corpus
-from errors import UserError, reports_errors
-from files import BOS, EOS, atomic_write, parse_tokenizer, read_tokenizer, sha256, write_json
+from files import BOS, EOS, atomic_write, only_writer, parse_tokenizer, read_tokenizer, sha256, write_json
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 
@@ -105,20 +106,21 @@ def main(argv=None):
     corpus = Corpus(config)
     corpus.describe()
 
-    with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
-        splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
-        encode(corpus, tokenizer, splits)
-        # From here until the new meta.json is there, the folder counts as not prepared.
-        (folder / "meta.json").unlink(missing_ok=True)
-    meta = {
-        "dtype": dtype,
-        "vocab_size": vocab_size,
-        "tokenizer_sha256": sha256(text),
-        "unigram_entropy": entropy(splits["train"].counts),
-        **{name: split.summary() for name, split in splits.items()},
-        "sources": [{"file": str(path), "encoding": encoding} for path, encoding in corpus.files],
-    }
-    write_json(folder / "meta.json", meta, indent=1)
+    with only_writer(folder):
+        with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+            splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
+            encode(corpus, tokenizer, splits)
+            # From here until the new meta.json is there, the folder counts as not prepared.
+            (folder / "meta.json").unlink(missing_ok=True)
+        meta = {
+            "dtype": dtype,
+            "vocab_size": vocab_size,
+            "tokenizer_sha256": sha256(text),
+            "unigram_entropy": entropy(splits["train"].counts),
+            **{name: split.summary() for name, split in splits.items()},
+            "sources": [{"file": str(path), "encoding": encoding} for path, encoding in corpus.files],
+        }
+        write_json(folder / "meta.json", meta, indent=1)
 
     for name in splits:
         part = meta[name]

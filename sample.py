@@ -10,13 +10,18 @@ Prints  the prompt and its continuation as it is generated
 In a notebook:  from sample import load; print(load("out/tiny").generate("你好", max_new_tokens=50))
 """
 
+from errors import UserError, reports_errors
+
 import inspect
 import sys
 
+import torch
+
 from config import ArgumentParser
-from errors import UserError, reports_errors
-from files import BEST, EOS, LATEST, find_run, load_checkpoint, parse_tokenizer, token_bytes
+from files import BEST, EOS, LATEST, check_tensors, find_run, is_number, load_checkpoint, parse_tokenizer, token_bytes
 from model import GPT, TextStream, pick_device
+
+LONGEST_PROMPT = 1 << 20  # characters
 
 
 def load(run="", last=False, device="auto"):
@@ -29,13 +34,13 @@ def load(run="", last=False, device="auto"):
     path = find_run(run, *((LATEST,) if last else (BEST, LATEST)))
     checkpoint = load_checkpoint(path)
     tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
+    with torch.device("meta"):  # takes no memory: a stranger's config may ask for terabytes
+        expected = GPT(checkpoint["config"], tokenizer.get_vocab_size()).state_dict()
+    check_tensors(checkpoint["model"], expected, path)
     model = GPT(checkpoint["config"], tokenizer.get_vocab_size())
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except (RuntimeError, TypeError, AttributeError):
-        raise UserError(f"{path}: damaged: its weights are not those of its config and tokenizer") from None
+    model.load_state_dict(checkpoint["model"])
     model.tokenizer, model.token_bytes = tokenizer, token_bytes(tokenizer)
-    val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if "val_loss" in checkpoint else ""
+    val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if is_number(checkpoint.get("val_loss")) else ""
     print(f"{path}: step {checkpoint['step']:,}{val_loss}", file=sys.stderr)
     return model.eval().to(device)
 
@@ -70,9 +75,11 @@ def read_prompt(args):
     # Bytes that are not UTF-8 become half characters, which GPT.encode refuses.
     if args.prompt_file is not None:
         with open(args.prompt_file, encoding="utf-8-sig", errors="surrogateescape") as file:
-            text = file.read()
+            text = file.read(LONGEST_PROMPT + 1)
     else:
-        text = sys.stdin.read() if sys.stdin else ""
+        text = sys.stdin.read(LONGEST_PROMPT + 1) if sys.stdin else ""
+    if len(text) > LONGEST_PROMPT:
+        raise UserError(f"the prompt is longer than {LONGEST_PROMPT:,} characters; a model sees only its end")
     return text.removesuffix("\n")  # echo and editors end a text with one
 
 

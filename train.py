@@ -8,10 +8,13 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 """
 
+from errors import UserError, is_out_of_memory, reports_errors
+
 import contextlib
 import ctypes
 import dataclasses
 import math
+import os
 import platform
 import shlex
 import shutil
@@ -23,12 +26,13 @@ import numpy as np
 import torch
 
 from config import ArgumentParser, load_config
-from errors import UserError, is_out_of_memory, reports_errors
 from files import (
     BEST,
     LATEST,
     LOG,
+    check_tensors,
     load_checkpoint,
+    only_writer,
     parse_tokenizer,
     read_meta,
     read_tokenizer,
@@ -54,15 +58,19 @@ class Tokens:
             )
         self.resident = None
         if device.type == "cuda" and 4 * len(self.array) < torch.cuda.mem_get_info(device)[0] / 4:
-            self.check(self.array)
-            self.resident = torch.from_numpy(self.array.astype(np.int32)).to(device)
+            self.resident = torch.from_numpy(self.read(slice(None)).astype(np.int32)).to(device)
 
-    def check(self, ids):
+    def read(self, where):
+        """The token ids at the indices `where`, checked."""
+        if self.array.base.size() < self.array.nbytes:  # to read on would be fatal (SIGBUS)
+            raise UserError(f"{self.name} became shorter while in use; run prepare.py again, then --resume")
+        ids = self.array[where]
         if ids.max() >= self.vocab_size:
             raise UserError(
                 f"{self.name} is damaged: token id {ids.max()} is outside the vocabulary of {self.vocab_size};"
                 " run prepare.py again"
             )
+        return ids
 
     def blocks(self, starts):
         """Inputs and targets (B, block_size), int64, of the blocks that begin at `starts`, a numpy array."""
@@ -71,8 +79,7 @@ class Tokens:
             span = torch.arange(self.block_size + 1, device=self.device)
             ids = self.resident[starts[:, None] + span].long()
         else:
-            ids = self.array[starts[:, None] + np.arange(self.block_size + 1)]
-            self.check(ids)
+            ids = self.read(starts[:, None] + np.arange(self.block_size + 1))
             ids = torch.from_numpy(ids.astype(np.int64))
             if self.device.type == "cuda":
                 ids = ids.pin_memory()  # lets the copy overlap with the step before
@@ -110,13 +117,13 @@ class Evaluation:
         self.bytes = self.characters = 0
         for first in range(0, len(self.starts), 1024):
             windows = self.starts[first : first + 1024, None] + 1 + np.arange(config.block_size)
-            ids = tokens.array[windows].ravel()
-            tokens.check(ids)
+            ids = tokens.read(windows).ravel()
             self.bytes += int(token_lengths[0][ids].sum())
             self.characters += int(token_lengths[1][ids].sum())
 
     @torch.no_grad()
-    def run(self, model, autocast) -> dict:
+    def run(self, model, autocast, stop) -> dict:
+        """The loss in its several units; after a signal to stop, of the first windows only."""
         model.eval()
         nats = count = 0
         for first in range(0, len(self.starts), self.batch_size):
@@ -124,11 +131,13 @@ class Evaluation:
             with autocast:
                 nats += model(idx, targets).item() * targets.numel()
             count += targets.numel()
+            if stop.signal:
+                break
         model.train()
         loss, bits = nats / count, nats / math.log(2)
         return {
             "val_loss": loss,
-            "val_ppl": math.exp(min(loss, 700.0)),
+            "val_ppl": math.exp(min(loss, 600.0)),
             "val_bpb": bits / max(1, self.bytes),
             "val_bpc": bits / max(1, self.characters),
         }
@@ -165,13 +174,14 @@ class Stop:
 
     def __enter__(self):
         self.signal = 0
-        self.previous = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        self.previous = {number: signal.signal(number, self.receive) for number in heard}
         return self
 
     def receive(self, number, frame):
         self.signal = number
         self.__exit__()
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print may be at work itself
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():
@@ -187,10 +197,10 @@ class Log:
         self.printed = 0.0
 
     def add(self, step, **values):
-        """Add to the record of a step."""
+        """Add to the record of a step what is finite: gradients of fp16 may not be, and JSON cannot say so."""
         if not self.records or self.records[-1]["step"] != step:
             self.records.append({"step": step})
-        self.records[-1].update(values)
+        self.records[-1].update({name: value for name, value in values.items() if math.isfinite(value)})
 
     def has_evaluation(self, step) -> bool:
         return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
@@ -223,7 +233,7 @@ def read_resumed(config, tokenizer_json):
     path = config.run_dir / LATEST
     if not path.exists():
         return None
-    checkpoint = load_checkpoint(path, "optimizer", "scaler", "best_val_loss", "data", "seconds", "records")
+    checkpoint = load_checkpoint(path, resumable=True)
     old = checkpoint["config"]
     for key in SHAPE:
         if getattr(old, key) != getattr(config, key):
@@ -233,7 +243,23 @@ def read_resumed(config, tokenizer_json):
             )
     if checkpoint["tokenizer"] != tokenizer_json:
         raise UserError(f"{path} was trained with another tokenizer than {config.tokens_dir} has; start another --run")
+    if checkpoint["step"] > config.max_steps:
+        raise UserError(f"{path} is at step {checkpoint['step']:,} already; raise max_steps ({config.max_steps:,})")
     return checkpoint
+
+
+def restore(checkpoint, model, optimizer, scaler, path):
+    """Set the weights and what the optimizer remembers. Learning rate, betas and decay stay those of the config."""
+    check_tensors(checkpoint["model"], model.state_dict(), path)
+    model.load_state_dict(checkpoint["model"])
+    state = checkpoint["optimizer"].get("state")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if state:  # none before the first step
+        for i, p in enumerate(parameters):
+            check_tensors(state.get(i, {}), {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}, path)
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if checkpoint["scaler"]:  # none but in float16
+        scaler.load_state_dict(scaler.state_dict() | checkpoint["scaler"])
 
 
 def compile_model(model, idx, targets, autocast):
@@ -258,8 +284,8 @@ def compile_model(model, idx, targets, autocast):
 
 def diverged(step, run_dir):
     return UserError(
-        f"the loss is no longer finite at step {step:,}; {run_dir} keeps the last good checkpoint. Try a lower"
-        " learning_rate, more warmup_steps, a smaller grad_clip, or dtype float32 or bfloat16 instead of float16"
+        f"the loss or its gradient is no longer finite at step {step:,}; {run_dir} keeps the last good checkpoint. Try"
+        " a lower learning_rate, more warmup_steps, a smaller grad_clip, or dtype float32 or bfloat16 for float16"
     )
 
 
@@ -302,17 +328,14 @@ def main(argv=None):
     parser.add_argument("--resume", action="store_true", help="go on from out/<run>/ckpt.pt, if it is there")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the run exists")
     config, args = load_config(argv, parser)
-    run_dir = config.run_dir
-    if not (args.resume or args.overwrite) and any((run_dir / name).exists() for name in (LATEST, BEST, LOG)):
-        ways = "--resume goes on with it, --run=NAME starts another, --overwrite replaces it"
-        raise UserError(f"{run_dir} exists; {ways}")
-
     # --- data
     tokenizer_json = read_tokenizer(config.tokens_dir)
     meta = read_meta(config.tokens_dir)
     device = pick_device(config.device)
     train_tokens = Tokens(config, meta, "train", device)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
+    if tokenizer.get_vocab_size() != meta["vocab_size"]:
+        raise UserError(f"{config.tokens_dir}/meta.json is damaged (vocab_size); run prepare.py with the same config")
     evaluation = Evaluation(config, Tokens(config, meta, "val", device), token_lengths(tokenizer))
 
     # --- model and optimizer
@@ -335,54 +358,56 @@ def main(argv=None):
         {"params": vectors, "weight_decay": 0.0, "peak": config.learning_rate},
     ]
     betas = (config.beta1, config.beta2)
-    optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=0.0, betas=betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     mixed = dtype != torch.float32
     autocast = torch.autocast(device.type, dtype) if mixed else contextlib.nullcontext()
 
-    # --- where to begin
-    first_step, best_val_loss, seconds_before, records = 0, math.inf, 0.0, []
-    checkpoint = read_resumed(config, tokenizer_json) if args.resume else None
-    if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        for group, now in zip(optimizer.param_groups, groups, strict=True):
-            group |= {"betas": betas, "weight_decay": now["weight_decay"], "peak": now["peak"]}  # not the old ones
-        scaler.load_state_dict(checkpoint["scaler"])
-        first_step, best_val_loss = checkpoint["step"], checkpoint["best_val_loss"]
-        records = checkpoint["records"]
-        seconds_before = checkpoint["seconds"]
-        if checkpoint["data"] != meta["train"]["sha256"]:
-            print("warning: the training tokens are not those that this run began with")
+    with Stop() as stop, only_writer(config.run_dir):
+        # --- where to begin
+        run_dir, first_step, best_val_loss, seconds_before, records = config.run_dir, 0, math.inf, 0.0, []
+        if not (args.resume or args.overwrite) and any((run_dir / name).exists() for name in (LATEST, BEST, LOG)):
+            ways = "--resume goes on with it, --run=NAME starts another, --overwrite replaces it"
+            raise UserError(f"{run_dir} exists; {ways}")
+        checkpoint = read_resumed(config, tokenizer_json) if args.resume else None
+        if checkpoint:
+            restore(checkpoint, model, optimizer, scaler, run_dir / LATEST)
+            first_step, best_val_loss = checkpoint["step"], checkpoint["best_val_loss"]
+            records = checkpoint["records"]
+            seconds_before = checkpoint["seconds"]
+            if checkpoint["data"] != meta["train"]["sha256"]:
+                print("warning: the training tokens are not those that this run began with")
 
-    # --- compile: a first step whose gradients are thrown away
-    compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
-    print_plan(config, meta, model, device, dtype, compiled)
-    n_starts = len(train_tokens.array) - config.block_size
-    forward = model
-    if compiled:
-        starts = block_starts(config.seed, first_step, config.micro_size, n_starts)
-        forward = compile_model(model, *train_tokens.blocks(starts), autocast)
+        # --- compile: a first step whose gradients are thrown away
+        compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+        print_plan(config, meta, model, device, dtype, compiled)
+        n_starts = len(train_tokens.array) - config.block_size
+        forward = model
+        if compiled:
+            starts = block_starts(config.seed, first_step, config.micro_size, n_starts)
+            forward = compile_model(model, *train_tokens.blocks(starts), autocast)
 
-    header = {
-        "config": dataclasses.asdict(config),
-        "hardware": {"device": device.type, "name": device_name(device), "torch": torch.__version__},
-        "vocab_size": meta["vocab_size"],
-        "unigram_entropy": meta["unigram_entropy"],
-    }
-    log = Log(header, records)
-    if checkpoint:
-        log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
+        header = {
+            "config": dataclasses.asdict(config),
+            "hardware": {"device": device.type, "name": device_name(device), "torch": torch.__version__},
+            "vocab_size": meta["vocab_size"],
+            "unigram_entropy": meta["unigram_entropy"],
+        }
+        log = Log(header, records)
+        if checkpoint:
+            log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
+        else:
+            (run_dir / LATEST).unlink(missing_ok=True)  # or, after a crash, --resume would go on with the old run
 
-    # --- train
-    step_tokens = config.batch_size * config.block_size
-    log_interval = config.log_interval or max(1, config.max_steps // 1000)
-    n_micro = config.batch_size // config.micro_size
-    non_finite = torch.zeros((), dtype=torch.bool, device=device)  # read back only before a save or a log line
-    seconds, start_time = seconds_before, time.perf_counter()
-    mark_time = pace_time = start_time
-    mark_step = first_step
-    with Stop() as stop:
+        # --- train
+        step_tokens = config.batch_size * config.block_size
+        log_interval = config.log_interval or max(1, config.max_steps // 1000)
+        n_micro = config.batch_size // config.micro_size
+        never = config.max_steps + 1
+        bad_step = torch.full((), never, device=device)  # the first that is not finite; read before a save or log line
+        seconds, start_time = seconds_before, time.perf_counter()
+        mark_time = pace_time = start_time
+        mark_step = first_step
         for step in range(first_step, config.max_steps + 1):
             # learning rate
             lr = get_lr(step, config)
@@ -393,19 +418,20 @@ def main(argv=None):
             last, stopping = step == config.max_steps, stop.signal
             due = (step % config.eval_interval == 0 or last) and not log.has_evaluation(step)
             if due or stopping:
-                if non_finite:
+                if bad_step < never:
+                    raise diverged(bad_step.item(), run_dir)
+                result = evaluation.run(model, autocast, stop)
+                if not math.isfinite(result["val_loss"]):
                     raise diverged(step, run_dir)
+                stopping = stop.signal  # perhaps in the middle of the evaluation, which is then not of use
                 state = {
                     "model": model.state_dict(),
                     "config": dataclasses.asdict(config),
                     "tokenizer": tokenizer_json,
                     "step": step,
                 }
-                if not stopping:
-                    result = evaluation.run(model, autocast)
-                    if not math.isfinite(result["val_loss"]):
-                        raise diverged(step, run_dir)
-                    seconds = seconds_before + time.perf_counter() - start_time
+                seconds = seconds_before + time.perf_counter() - start_time
+                if due and not stopping:
                     log.add(step, tokens=step * step_tokens, seconds=seconds, lr=lr, **result)
                     log.line(
                         f"step {step:,}: validation loss {result['val_loss']:.4f} nats, PPL {result['val_ppl']:.2f},"
@@ -419,7 +445,7 @@ def main(argv=None):
                     "scaler": scaler.state_dict(),
                     "best_val_loss": best_val_loss,
                     "data": meta["train"]["sha256"],
-                    "seconds": seconds_before + time.perf_counter() - start_time,
+                    "seconds": seconds,
                     "records": log.records,
                 }
                 save_checkpoint(run_dir / LATEST, state | resumable)
@@ -451,13 +477,14 @@ def main(argv=None):
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             # The scaler expects gradients that overflow, and skips their step; without it they are fatal.
-            non_finite |= ~(loss if scaler.is_enabled() else loss + grad_norm).isfinite()
+            finite = (loss if scaler.is_enabled() else loss + grad_norm).isfinite()
+            bad_step = bad_step.minimum(torch.where(finite, never, step))
 
             # log
             if step % log_interval == 0:
                 train_loss, norm = loss.item(), grad_norm.item()
-                if non_finite:
-                    raise diverged(step, run_dir)
+                if bad_step < never or (scaler.is_enabled() and scaler.get_scale() < 1e-4):  # skipped for long
+                    raise diverged(min(bad_step.item(), step), run_dir)
                 now = time.perf_counter()
                 speed = (step + 1 - mark_step) * step_tokens / (now - mark_time)
                 seconds = seconds_before + now - start_time

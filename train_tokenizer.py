@@ -6,11 +6,12 @@ Reads   data/<dataset>/corpus.* (or --corpus)
 Writes  data/<dataset>/bpe<vocab_size>/tokenizer.json, and vocab.json and merges.txt for other tools
 """
 
+from errors import UserError, reports_errors
+
 import random
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from config import ArgumentParser, load_config
 from corpus import Corpus
-from errors import UserError, reports_errors
-from files import SPECIAL_TOKENS, atomic_write, parse_tokenizer, token_bytes
+from files import SPECIAL_TOKENS, atomic_write, only_writer, parse_tokenizer, scratch_folder, token_bytes
 
 SAMPLE_BYTES = 16_000_000  # enough: 1.207 characters a token on poetry, against 1.208 from five times the text
 HELD_OUT_CHARACTERS = 500_000
@@ -62,7 +62,7 @@ def sample_corpus(corpus):
 
 
 def save(tokenizer, folder):
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder(folder) as scratch:
         tokenizer.save(f"{scratch}/tokenizer.json")
         tokenizer.model.save(scratch)
         for name in ("vocab.json", "merges.txt", "tokenizer.json"):
@@ -115,23 +115,24 @@ def main(argv=None):
     start = time.time()
     corpus = Corpus(config)
     corpus.describe()
-    sample, held_out = sample_corpus(corpus)
-    size = sum(len(text.encode()) for text in sample)
-    print(f"training on a sample of {size / 1e6:.1f} MB of the training split, vocab_size {config.vocab_size:,}")
+    with only_writer(config.tokens_dir):
+        sample, held_out = sample_corpus(corpus)
+        size = sum(len(text.encode()) for text in sample)
+        print(f"training on a sample of {size / 1e6:.1f} MB of the training split, vocab_size {config.vocab_size:,}")
 
-    tokenizer = new_tokenizer()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
-        # All 256 bytes, or those the text lacks would vanish without a word when they are encoded.
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=sys.stderr.isatty(),
-    )
-    tokenizer.train_from_iterator(sample, trainer, length=len(sample))
-    tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
-    report(tokenizer, config.vocab_size, sample, held_out)
-    save(tokenizer, config.tokens_dir)
+        tokenizer = new_tokenizer()
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=config.min_frequency,
+            special_tokens=list(SPECIAL_TOKENS),
+            # All 256 bytes, or those the text lacks would vanish without a word when they are encoded.
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=sys.stderr.isatty(),
+        )
+        tokenizer.train_from_iterator(sample, trainer, length=len(sample))
+        tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
+        report(tokenizer, config.vocab_size, sample, held_out)
+        save(tokenizer, config.tokens_dir)
     print(f"\nsaved {config.tokens_dir / 'tokenizer.json'} in {time.time() - start:.0f} s")
     print(f"next: python prepare.py {shlex.join(args.argv)}")
 

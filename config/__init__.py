@@ -5,6 +5,8 @@ A config file holds nothing but `name = literal` lines. It is parsed, never exec
 stranger's config is safe to run.
 """
 
+from errors import UserError
+
 import argparse
 import ast
 import dataclasses
@@ -12,13 +14,14 @@ import difflib
 import sys
 from pathlib import Path
 
-from errors import UserError
-
 ROOT = Path(__file__).resolve().parent.parent  # data/ and out/ are here, whatever the working folder
 N_SPECIAL = 4  # <pad> <bos> <eos> <unk>
+LARGEST = 1 << 24  # of a size: the product of any two can be calculated with
 
 
 def _key(default, help, low=None, high=None, choices=None):
+    if type(default) is int and high is None:
+        high = 2**31 - 1
     metadata = {"help": help, "low": low, "high": high, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -32,36 +35,36 @@ class Config:
     corpus: str = _key("", "your own text: a .txt, a .jsonl with the key text, or a folder of them")
     encoding: str = _key("auto", "of the corpus files: auto, or any name Python knows (utf-8, gb18030, big5)")
     val_fraction: float = _key(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
-    vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL)
+    vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL, LARGEST)
     min_frequency: int = _key(2, "a pair of tokens is merged only if seen this often", 1)
 
     # model; 0 = derived from the others
-    n_layer: int = _key(6, "transformer blocks", 1)
-    n_head: int = _key(6, "query heads", 1)
-    n_kv_head: int = _key(2, "key/value heads, each shared by n_head / n_kv_head query heads", 1)
-    n_embd: int = _key(384, "width of the residual stream", 1)
-    head_dim: int = _key(0, "width of a head (0: n_embd / n_head)", 0)
-    intermediate_size: int = _key(0, "width of the SwiGLU (0: 8/3 n_embd, rounded up to a multiple of 64)", 0)
-    rope_theta: float = _key(10000.0, "base of the rotary position embedding", 1.0)
-    norm_eps: float = _key(1e-6, "epsilon of RMSNorm", 0.0)
+    n_layer: int = _key(6, "transformer blocks", 1, 1000)
+    n_head: int = _key(6, "query heads", 1, LARGEST)
+    n_kv_head: int = _key(2, "key/value heads, each shared by n_head / n_kv_head query heads", 1, LARGEST)
+    n_embd: int = _key(384, "width of the residual stream", 1, LARGEST)
+    head_dim: int = _key(0, "width of a head (0: n_embd / n_head)", 0, LARGEST)
+    intermediate_size: int = _key(0, "width of the SwiGLU (0: 8/3 n_embd, rounded up to a multiple of 64)", 0, LARGEST)
+    rope_theta: float = _key(10000.0, "base of the rotary position embedding", 1.0, 1e30)
+    norm_eps: float = _key(1e-6, "epsilon of RMSNorm", 0.0, 1.0)
     tie_embeddings: bool = _key(True, "use the token embedding as the output head too")
-    block_size: int = _key(256, "context length in tokens", 2)
+    block_size: int = _key(256, "context length in tokens", 2, LARGEST)
     dropout: float = _key(0.0, "on the residual branches", 0.0, 0.99)
 
     # training
     batch_size: int = _key(64, "sequences in one optimizer step, over all devices", 1)
     micro_batch_size: int = _key(0, "sequences in one forward pass (0: batch_size); lower it to save memory", 0)
     max_steps: int = _key(5000, "optimizer steps", 1)
-    learning_rate: float = _key(1e-3, "peak learning rate", 1e-12)
-    embedding_lr: float = _key(1e-2, "peak of the token embedding, on the same schedule (0: learning_rate)", 0.0)
-    min_lr: float = _key(1e-4, "learning rate at the end of the cosine", 0.0)
+    learning_rate: float = _key(1e-3, "peak learning rate", 1e-12, 1e30)
+    embedding_lr: float = _key(1e-2, "peak of the token embedding, on the same schedule (0: learning_rate)", 0.0, 1e30)
+    min_lr: float = _key(1e-4, "learning rate at the end of the cosine", 0.0, 1e30)
     warmup_steps: int = _key(1000, "steps of linear warmup", 0)
     hold_steps: int = _key(0, "steps at the peak before the cosine begins", 0)
-    weight_decay: float = _key(0.1, "AdamW's, on matrices only", 0.0)
+    weight_decay: float = _key(0.1, "AdamW's, on matrices only", 0.0, 1e3)
     beta1: float = _key(0.9, "AdamW's average of gradients", 0.0, 0.9999)
     beta2: float = _key(0.95, "AdamW's average of squared gradients", 0.0, 0.99999)
-    grad_clip: float = _key(1.0, "largest gradient norm (0: no clipping)", 0.0)
-    seed: int = _key(1337, "of the weights, the batches and the dropout", 0, 2**31 - 1)
+    grad_clip: float = _key(1.0, "largest gradient norm (0: no clipping)", 0.0, 1e30)
+    seed: int = _key(1337, "of the weights, the batches and the dropout", 0)
 
     # watching and saving
     eval_interval: int = _key(250, "steps between evaluations; each one saves a checkpoint", 1)
@@ -78,6 +81,8 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
+            if type(getattr(self, field.name)) is not field.type:  # from a damaged checkpoint
+                raise _BadValue(field.name, f"{getattr(self, field.name)!r} is not {_KIND[field.type]}")
             problem = _out_of_range(getattr(self, field.name), field.metadata)
             if problem:
                 raise _BadValue(field.name, problem)
@@ -208,7 +213,8 @@ def load_config(argv, parser):
 def _read_file(path) -> dict:
     """The assignments of a config file."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read(1 << 20))
     except FileNotFoundError:
         known = ", ".join(f"config/{p.name}" for p in sorted((ROOT / "config").glob("[!_]*.py")))
         raise UserError(f"{path}: no such config file; the ones here are {known}") from None

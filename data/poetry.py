@@ -14,18 +14,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from errors import UserError, reports_errors
 
 from opencc import OpenCC
 from tqdm import tqdm
 
 import config
 from config import ArgumentParser
-from errors import UserError, reports_errors
-from files import file_sha256, is_complete, write_corpus
+from files import file_sha256, is_complete, only_writer, scratch_folder, write_corpus
 
 PACKAGE = "chinese-poetry@2.0.1"
 ARCHIVE_SHA256 = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86"
@@ -83,12 +83,14 @@ def main(argv=None):
     corpus = config.ROOT / "data" / "poetry" / "corpus.jsonl"
     if is_complete(corpus, CORPUS_SHA256):
         return
-    if args.folder:
-        write_corpus(corpus, read_poems(args.folder))
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            fetch(scratch)
-            write_corpus(corpus, read_poems(Path(scratch)))
+    with only_writer(corpus.parent):
+        if args.folder:
+            poems = read_poems(args.folder)
+        else:
+            with scratch_folder(corpus.parent) as scratch:
+                fetch(scratch)
+                poems = read_poems(Path(scratch))
+        write_corpus(corpus, poems)
 
 
 if __name__ == "__main__":

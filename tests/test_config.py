@@ -1,7 +1,8 @@
+from errors import UserError
+
 import pytest
 
 from config import FIELDS, ArgumentParser, Config, load_config
-from errors import UserError
 
 
 def load(*argv):

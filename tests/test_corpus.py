@@ -1,3 +1,5 @@
+from errors import UserError
+
 import json
 
 import pytest
@@ -6,7 +8,6 @@ from conftest import make_text
 import corpus
 from config import Config
 from corpus import Corpus
-from errors import UserError
 
 CHINESE = "话说天下大势，分久必合，合久必分。\n周末七国分争，并入于秦。\n"
 

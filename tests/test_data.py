@@ -33,9 +33,9 @@ def test_what_is_there_is_never_overwritten(script, home, capsys):
 
 
 def test_another_file_than_expected_is_refused(sanguo, home, fails, monkeypatch):
-    monkeypatch.setattr(sanguo, "fetch", lambda: b'["tampered"]')
+    monkeypatch.setattr(sanguo, "fetch", lambda folder: b'["tampered"]')
     assert "nothing was written" in fails(sanguo.main, [])
-    assert not (home / "data").exists()
+    assert not (home / "data" / "sanguo" / "corpus.jsonl").exists()
 
 
 def test_paragraphs_are_tidied(sanguo):
@@ -76,7 +76,7 @@ def test_folders_that_are_no_clone(poetry, home, fails):
     assert "has none of" in fails(poetry.main, [f"--from={home}"])
     (home / "yuanqu.json").write_text('[{"paragraphs": 3}]', encoding="utf-8")
     assert "yuanqu.json: not a list of poems" in fails(poetry.main, [f"--from={home}"])
-    assert not (home / "data").exists()
+    assert not (home / "data" / "poetry" / "corpus.jsonl").exists()
 
 
 def test_without_npm_the_error_names_the_other_way(poetry, home, fails, monkeypatch):

@@ -1,3 +1,5 @@
+from errors import UserError
+
 import math
 
 import pytest
@@ -5,7 +7,6 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from config import Config
-from errors import UserError
 from files import EOS
 from model import GPT, KVCache, TextStream, next_token
 

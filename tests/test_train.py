@@ -49,7 +49,7 @@ def test_it_learns_and_writes_what_it_learned(run, home):
         assert r["val_ppl"] == pytest.approx(math.exp(r["val_loss"]))
         assert r["tokens"] == r["step"] * 4 * 32
     assert all({"lr", "train_loss", "grad_norm", "tokens_per_second", "seconds"} <= r.keys() for r in log[:20])
-    assert {p.name for p in run.iterdir()} == {"ckpt.pt", "best.pt", "loss_log.json"}
+    assert {p.name for p in run.iterdir()} == {"ckpt.pt", "best.pt", "loss_log.json", ".lock"}
     document = json.loads((run / "loss_log.json").read_text(encoding="utf-8"))
     assert document["config"]["n_embd"] == 32 and document["unigram_entropy"] > 0 and document["hardware"]
 
@@ -194,7 +194,7 @@ def test_resuming_goes_on_exactly_after_sigkill(clone):
     assert same_weights(whole["model"], killed["model"])
     for a, b in zip(whole["optimizer"]["state"].values(), killed["optimizer"]["state"].values(), strict=True):
         assert same_weights(a, b)
-    assert not list((clone / "out" / "killed").glob(".*"))
+    assert not list((clone / "out" / "killed").glob("*.tmp"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")

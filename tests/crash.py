@@ -1,0 +1,211 @@
+"""Kill the scripts with SIGKILL at random moments, most of all while they write, and see that nothing is lost.
+
+    python tests/crash.py --kills=100 [--network]
+
+After every kill what is on the disk is read back, and the script is started again; what a run that was killed
+many times leaves in the end is compared, bit for bit, with what one leaves that was never killed. With
+--network the data/ scripts are killed while they download, too.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from errors import UserError
+
+import torch
+from conftest import SCRIPTS, TINY, make_text
+
+import files
+
+TRAINING = [*TINY, "--n_embd=96", "--max_steps=1000", "--eval_interval=20", "--dropout=0.1", "--resume"]
+
+
+def copy_scripts(home):
+    """A copy of the scripts in the folder `home`, with a corpus."""
+    for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config"]:
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, home / path.name)
+    (home / "data" / "book").mkdir(parents=True)
+    for path in (SCRIPTS / "data").glob("*.py"):
+        shutil.copy(path, home / "data" / path.name)
+    (home / "data" / "book" / "corpus.txt").write_text(make_text(10_000), encoding="utf-8")
+    poems = [{"title": f"{i}", "author": "佚名", "paragraphs": make_text(4, seed=i).splitlines()} for i in range(5000)]
+    (home / "clone").mkdir()
+    (home / "clone" / "poet.tang.0.json").write_text(json.dumps(poems), encoding="utf-8")
+
+
+def start(home, words):
+    command = [sys.executable, *words]
+    # Its own group, so that the programs it starts (pip, npm) die with it.
+    return subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
+    )
+
+
+def finish(home, words):
+    """Run a script to its end, return what it printed."""
+    process = start(home, words)
+    output, _ = process.communicate(timeout=600)
+    if process.returncode:
+        raise AssertionError(f"{' '.join(words)} ended with {process.returncode}:\n{output}")
+    return output
+
+
+def kill(home, words, folder, names, longest, moments):
+    """Start a script and kill it. Returns the file it was writing then, "-" if none, or None if it had ended before.
+
+    In two of three cases it is killed when one of `names` is being written, or just has been, in the others
+    within `longest` seconds.
+    """
+    process = start(home, words)
+    if moments.random() < 0.33:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0, longest))
+    else:
+        target = folder / f".{moments.choice(names)}.tmp"
+        for _ in range(moments.randint(1, 3)):  # the first time it is written, or a later one
+            while process.poll() is None and target.exists():
+                time.sleep(1e-5)
+            while process.poll() is None and not target.exists():
+                time.sleep(1e-5)
+        time.sleep(moments.choice((0, 0, 1e-4, 1e-3, 1e-2)) * moments.random())
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    output, _ = process.communicate()
+    if process.returncode == 0:
+        return None
+    if process.returncode != -signal.SIGKILL:
+        raise AssertionError(f"{' '.join(words)} ended with {process.returncode} before it was killed:\n{output}")
+    return next((name for name in names if (folder / f".{name}.tmp").exists()), "-")
+
+
+def same(a, b):
+    """Whether two values of checkpoints are the same, tensors bit for bit; times aside."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        keys = a.keys() - {"seconds", "tokens_per_second"}
+        return keys == b.keys() - {"seconds", "tokens_per_second"} and all(same(a[k], b[k]) for k in keys)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def read_run(folder):
+    """What a run left: each file that a reader would read, in full. None where there is none yet."""
+    found = {}
+    for name in (files.LATEST, files.BEST):
+        path = folder / name
+        found[name] = files.load_checkpoint(path, resumable=name == files.LATEST) if path.exists() else None
+        if found[name]:
+            found[name]["config"] = None  # its run has another name
+    path = folder / files.LOG
+    found[files.LOG] = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else None
+    return found
+
+
+def crash_training(home, kills, moments):
+    """Kill train.py; returns a Counter of the files it was killed in."""
+    finish(home, ["train_tokenizer.py", *TINY])
+    finish(home, ["prepare.py", *TINY])
+    finish(home, ["train.py", *TRAINING, "--run=whole"])
+    whole = read_run(home / "out" / "whole")
+    folder, where = home / "out" / "killed", collections.Counter()
+    step = -1
+    while True:
+        ended = where.total() >= kills
+        if not ended:
+            names = (files.LATEST, files.LATEST, files.BEST, files.LOG)
+            place = kill(home, ["train.py", *TRAINING, "--run=killed"], folder, names, 6, moments)
+            ended = place is None
+            where[place] += not ended
+            found = read_run(folder)  # fails if anything is torn
+            assert not found[files.LATEST] or found[files.LATEST]["step"] >= step, "a checkpoint was lost"
+            step = found[files.LATEST]["step"] if found[files.LATEST] else step
+        if ended:
+            finish(home, ["train.py", *TRAINING, "--run=killed"])
+            assert same(read_run(folder), whole), "the run that was killed differs"
+            assert {p.name for p in folder.iterdir()} == {p.name for p in (home / "out" / "whole").iterdir()}
+            if where.total() >= kills:
+                return +where
+            shutil.rmtree(folder)
+            step = -1
+
+
+def crash_script(home, words, folder, names, kills, moments, longest):
+    """Kill a script that makes files; the next run must make the same ones."""
+    begin = time.monotonic()
+    finish(home, words)
+    longest = max(longest, time.monotonic() - begin)
+    expected = {name: (folder / name).read_bytes() for name in names}
+    where = collections.Counter()
+    while where.total() < kills:
+        if moments.random() < 0.5 or "corpus.jsonl" in names:
+            for name in names:
+                (folder / name).unlink()
+        place = kill(home, words, folder, names, longest, moments)
+        where[place] += place is not None
+        if "meta.json" in names:
+            check_tokens(folder)
+        finish(home, words)
+        assert {name: (folder / name).read_bytes() for name in names} == expected
+        assert not list(folder.glob("*.tmp"))
+    return +where
+
+
+def check_tokens(folder):
+    """Tokens that were being made must be whole, or be refused."""
+    try:
+        meta = files.read_meta(folder)
+    except UserError:
+        return
+    for split in ("train", "val"):
+        assert files.file_sha256(folder / f"{split}.bin") == meta[split]["sha256"]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="of train.py; each other script gets a third [100]")
+    parser.add_argument("--network", action="store_true", help="kill the downloading data/ scripts too")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments [the time]")
+    args = parser.parse_args(argv)
+    moments = random.Random(args.seed)
+    few = -(-args.kills // 3)
+    print(f"seed {args.seed}")
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        copy_scripts(home)
+        tokens = home / "data" / "book" / "bpe400"
+
+        def report(script, where):
+            places = ", ".join(f"{count} in {name}" for name, count in where.most_common() if name != "-")
+            print(f"{script:20} {where.total():4} kills, while writing: {places or 'none'}", flush=True)
+
+        report("train.py", crash_training(home, args.kills, moments))
+        for words, names in (
+            (["train_tokenizer.py", *TINY], ("tokenizer.json", "vocab.json", "merges.txt")),
+            (["prepare.py", *TINY], ("train.bin", "val.bin", "meta.json")),
+        ):
+            report(words[0], crash_script(home, words, tokens, names, few, moments, 0))
+        corpora = [["data/poetry.py", "--from", "clone"]]
+        corpora += [["data/sanguo.py"], ["data/poetry.py"]] if args.network else []
+        for words in corpora:
+            folder = home / "data" / Path(words[0]).stem
+            shutil.rmtree(folder, ignore_errors=True)
+            report(" ".join(words[:2]), crash_script(home, words, folder, ("corpus.jsonl",), few, moments, 0))
+
+
+if __name__ == "__main__":
+    main()
