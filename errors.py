@@ -53,10 +53,15 @@ def reports_errors(main):
             message = _explain(error)
             if message is None:
                 raise
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {one_line(message)}", file=sys.stderr)
             return 1
 
     return wrapped
+
+
+def one_line(text) -> str:
+    """The text with line ends and other control characters, as names and values may hold them, made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _explain(error):

@@ -170,6 +170,8 @@ def main(argv=None):
         run.name = readable(run.name)
     figure = draw(runs, "step" if len({run.step_tokens for run in runs}) == 1 else "tokens")
     out = args.out or (runs[0].folder if len(runs) == 1 else config.ROOT / "out") / "loss.png"
+    if not out.name or out.is_dir():
+        raise UserError(f"--out={out}: that is a folder; name a file in it")
     kind = out.suffix[1:].lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise UserError(f"{out}: cannot write a .{kind} file; use .png, .svg or .pdf")

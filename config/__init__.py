@@ -5,7 +5,7 @@ A config file holds nothing but `name = literal` lines. It is parsed, never exec
 stranger's config is safe to run.
 """
 
-from errors import UserError
+from errors import UserError, one_line
 
 import argparse
 import ast
@@ -169,7 +169,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def load_config(argv, parser):
