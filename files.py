@@ -32,7 +32,8 @@ def atomic_write(path, mode="wb"):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        # Half characters, as odd file names hold them, become \ud800 and the like, which is how JSON writes them.
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
         with open(temporary, mode, **text) as file:
             yield file
             file.flush()
@@ -262,6 +263,9 @@ def load_checkpoint(path, resumable=False) -> dict:
             records = checkpoint["records"]
             numbers = [v for record in records for v in (record["step"], *record.values())]
             numbers += [checkpoint["seconds"], *checkpoint["scaler"].values()]
+            states = checkpoint["optimizer"]["state"]
+            if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+                raise ValueError("its optimizer has no state")
             if not all(is_number(n) and n >= 0 for n in numbers) or math.isnan(checkpoint["best_val_loss"]):
                 raise ValueError("its records are not numbers")
         return checkpoint | {"config": config.Config(**checkpoint["config"])}

@@ -181,7 +181,8 @@ class Stop:
     def receive(self, number, frame):
         self.signal = number
         self.__exit__()
-        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print may be at work itself
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print may be at work itself
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():
@@ -252,7 +253,7 @@ def restore(checkpoint, model, optimizer, scaler, path):
     """Set the weights and what the optimizer remembers. Learning rate, betas and decay stay those of the config."""
     check_tensors(checkpoint["model"], model.state_dict(), path)
     model.load_state_dict(checkpoint["model"])
-    state = checkpoint["optimizer"].get("state")
+    state = checkpoint["optimizer"]["state"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if state:  # none before the first step
         for i, p in enumerate(parameters):
@@ -328,6 +329,7 @@ def main(argv=None):
     parser.add_argument("--resume", action="store_true", help="go on from out/<run>/ckpt.pt, if it is there")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the run exists")
     config, args = load_config(argv, parser)
+
     # --- data
     tokenizer_json = read_tokenizer(config.tokens_dir)
     meta = read_meta(config.tokens_dir)

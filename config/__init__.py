@@ -168,6 +168,11 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
+    def _get_values(self, action, arg_strings):
+        if action.option_strings and arg_strings == ["--"]:  # `--prompt=--`, whose value argparse loses
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message):
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 

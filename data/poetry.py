@@ -68,7 +68,7 @@ def read_poems(folder):
                     title = poem.get("title") or poem.get("rhythmic") or ""
                     head = [" ".join(part.split()) for part in (title, poem.get("author") or "") if part.strip()]
                     poems[simplify("\n".join([*head, "", *verses]).lstrip("\n")) + "\n"] = None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: not a list of poems ({error})") from None
     poems = list(poems)
     random.Random(0).shuffle(poems)

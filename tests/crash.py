@@ -1,10 +1,10 @@
-"""Kill the scripts with SIGKILL at random moments, most of all while they write, and see that nothing is lost.
+"""Kill the scripts at random moments, most of all while they write, and see that nothing is lost.
 
-    python tests/crash.py --kills=100 [--network]
+    python tests/crash.py --kills=100 --stops=100 [--network]
 
-After every kill what is on the disk is read back, and the script is started again; what a run that was killed
-many times leaves in the end is compared, bit for bit, with what one leaves that was never killed. With
---network the data/ scripts are killed while they download, too.
+After every kill (SIGKILL) and every stop (Ctrl-C or SIGTERM, once or twice) what is on the disk is read back,
+and the script is started again; what a run that was ended many times leaves is compared, bit for bit, with
+what one leaves that was never disturbed. With --network the data/ scripts are killed while they download, too.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from conftest import SCRIPTS, TINY, make_text
 
 import files
 
-TRAINING = [*TINY, "--n_embd=96", "--max_steps=1000", "--eval_interval=20", "--dropout=0.1", "--resume"]
+TRAINING = [*TINY, "--n_embd=96", "--max_steps=500", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1"]
+TRAINING += ["--dtype=auto", "--resume"]
 
 
 def copy_scripts(home):
@@ -63,16 +64,16 @@ def finish(home, words):
     return output
 
 
-def kill(home, words, folder, names, longest, moments):
-    """Start a script and kill it. Returns the file it was writing then, "-" if none, or None if it had ended before.
+def end(home, words, folder, names, longest, moments, signals=(signal.SIGKILL,)):
+    """Start a script and end it. Returns the file it was writing then, "-" if none, or None if it had ended before.
 
-    In two of three cases it is killed when one of `names` is being written, or just has been, in the others
+    In two of three cases it is ended when one of `names` is being written, or just has been, in the others
     within `longest` seconds.
     """
     process = start(home, words)
     if moments.random() < 0.33:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(moments.uniform(0, longest))
+            process.wait(moments.uniform(0.1, longest))
     else:
         target = folder / f".{moments.choice(names)}.tmp"
         for _ in range(moments.randint(1, 3)):  # the first time it is written, or a later one
@@ -81,13 +82,18 @@ def kill(home, words, folder, names, longest, moments):
             while process.poll() is None and not target.exists():
                 time.sleep(1e-5)
         time.sleep(moments.choice((0, 0, 1e-4, 1e-3, 1e-2)) * moments.random())
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    output, _ = process.communicate()
+    for number in signals:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        time.sleep(moments.choice((0, 1e-3, 1e-1)) * moments.random())
+    output, _ = process.communicate(timeout=60)
     if process.returncode == 0:
         return None
-    if process.returncode != -signal.SIGKILL:
-        raise AssertionError(f"{' '.join(words)} ended with {process.returncode} before it was killed:\n{output}")
+    # Before its main runs, a script dies of the signal itself; a shell reports both as 128 + the number.
+    codes = {sign * number for number in signals for sign in (-1, 1)}
+    codes = {code if code < 0 else 128 + code for code in codes}
+    if process.returncode not in codes or "Traceback" in output:
+        raise AssertionError(f"{' '.join(words)} ended with {process.returncode}, not {codes}:\n{output}")
     return next((name for name in names if (folder / f".{name}.tmp").exists()), "-")
 
 
@@ -116,46 +122,45 @@ def read_run(folder):
     return found
 
 
-def crash_training(home, kills, moments):
-    """Kill train.py; returns a Counter of the files it was killed in."""
+def crash_training(home, count, moments, ways):
+    """End train.py so many times, by signals chosen from `ways`; returns a Counter of the files it was writing."""
     finish(home, ["train_tokenizer.py", *TINY])
     finish(home, ["prepare.py", *TINY])
     finish(home, ["train.py", *TRAINING, "--run=whole"])
     whole = read_run(home / "out" / "whole")
-    folder, where = home / "out" / "killed", collections.Counter()
-    step = -1
+    folder, where, step = home / "out" / "ended", collections.Counter(), -1
     while True:
-        ended = where.total() >= kills
-        if not ended:
+        complete = where.total() >= count
+        if not complete:
             names = (files.LATEST, files.LATEST, files.BEST, files.LOG)
-            place = kill(home, ["train.py", *TRAINING, "--run=killed"], folder, names, 6, moments)
-            ended = place is None
-            where[place] += not ended
+            place = end(home, ["train.py", *TRAINING, "--run=ended"], folder, names, 6, moments, moments.choice(ways))
+            complete = place is None
+            where[place] += not complete
             found = read_run(folder)  # fails if anything is torn
             assert not found[files.LATEST] or found[files.LATEST]["step"] >= step, "a checkpoint was lost"
             step = found[files.LATEST]["step"] if found[files.LATEST] else step
-        if ended:
-            finish(home, ["train.py", *TRAINING, "--run=killed"])
-            assert same(read_run(folder), whole), "the run that was killed differs"
+        if complete:
+            finish(home, ["train.py", *TRAINING, "--run=ended"])
+            assert same(read_run(folder), whole), "the run that was ended differs"
             assert {p.name for p in folder.iterdir()} == {p.name for p in (home / "out" / "whole").iterdir()}
-            if where.total() >= kills:
+            if where.total() >= count:
                 return +where
             shutil.rmtree(folder)
             step = -1
 
 
-def crash_script(home, words, folder, names, kills, moments, longest):
+def crash_script(home, words, folder, names, kills, moments):
     """Kill a script that makes files; the next run must make the same ones."""
     begin = time.monotonic()
     finish(home, words)
-    longest = max(longest, time.monotonic() - begin)
+    longest = time.monotonic() - begin
     expected = {name: (folder / name).read_bytes() for name in names}
     where = collections.Counter()
     while where.total() < kills:
         if moments.random() < 0.5 or "corpus.jsonl" in names:
             for name in names:
                 (folder / name).unlink()
-        place = kill(home, words, folder, names, longest, moments)
+        place = end(home, words, folder, names, longest, moments)
         where[place] += place is not None
         if "meta.json" in names:
             check_tokens(folder)
@@ -178,33 +183,38 @@ def check_tokens(folder):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="of train.py; each other script gets a third [100]")
+    parser.add_argument("--stops", type=int, default=100, help="of train.py, by Ctrl-C and SIGTERM [100]")
     parser.add_argument("--network", action="store_true", help="kill the downloading data/ scripts too")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments [the time]")
     args = parser.parse_args(argv)
     moments = random.Random(args.seed)
     few = -(-args.kills // 3)
     print(f"seed {args.seed}")
+
+    def report(script, how, where):
+        places = ", ".join(f"{count} in {name}" for name, count in where.most_common() if name != "-")
+        print(f"{script:24} {where.total():4} {how}, while writing: {places or 'none'}", flush=True)
+
+    once = [(number,) for number in (signal.SIGINT, signal.SIGTERM)]
+    stops = [*once, *((first, second) for (first,) in once for (second,) in once)]
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         copy_scripts(home)
         tokens = home / "data" / "book" / "bpe400"
-
-        def report(script, where):
-            places = ", ".join(f"{count} in {name}" for name, count in where.most_common() if name != "-")
-            print(f"{script:20} {where.total():4} kills, while writing: {places or 'none'}", flush=True)
-
-        report("train.py", crash_training(home, args.kills, moments))
+        report("train.py", "kills", crash_training(home, args.kills, moments, [(signal.SIGKILL,)]))
+        shutil.rmtree(home / "out")
+        report("train.py", "stops", crash_training(home, args.stops, moments, stops))
         for words, names in (
             (["train_tokenizer.py", *TINY], ("tokenizer.json", "vocab.json", "merges.txt")),
             (["prepare.py", *TINY], ("train.bin", "val.bin", "meta.json")),
         ):
-            report(words[0], crash_script(home, words, tokens, names, few, moments, 0))
+            report(words[0], "kills", crash_script(home, words, tokens, names, few, moments))
         corpora = [["data/poetry.py", "--from", "clone"]]
         corpora += [["data/sanguo.py"], ["data/poetry.py"]] if args.network else []
         for words in corpora:
             folder = home / "data" / Path(words[0]).stem
             shutil.rmtree(folder, ignore_errors=True)
-            report(" ".join(words[:2]), crash_script(home, words, folder, ("corpus.jsonl",), few, moments, 0))
+            report(" ".join(words[:2]), "kills", crash_script(home, words, folder, ("corpus.jsonl",), few, moments))
 
 
 if __name__ == "__main__":

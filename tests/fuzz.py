@@ -267,6 +267,7 @@ def targets(room):
     meta, log = (json.loads(good[name]) for name in (f"{DATA}/meta.json", "out/run/loss_log.json"))
     tokenizer, tokenizer_json = json.loads(good[f"{DATA}/tokenizer.json"]), f"{DATA}/tokenizer.json"
     best, latest = (torch.load(room.home / "out" / "run" / name) for name in ("best.pt", "ckpt.pt"))
+    scaler = torch.amp.GradScaler("cpu").state_dict()
     odd = tensors(room.witness)
     sampling = ["--run=run", "--prompt=曹操", "--max_new_tokens=3"]
     keys = [key for key in config.FIELDS if key != "corpus"]
@@ -353,6 +354,11 @@ def targets(room):
             tampered(latest, odd).map(saved) | damaged(good["out/run/ckpt.pt"]),
             file("train.py", "out/run/ckpt.pt", [*TINY, "--max_steps=22", "--resume"]),
         ),
+        "ckpt.pt, train.py --dtype=float16": (
+            2,
+            tampered(latest | {"scaler": scaler}, odd).map(saved),
+            file("train.py", "out/run/ckpt.pt", [*TINY, "--max_steps=22", "--resume", "--dtype=float16"]),
+        ),
         "loss_log.json": (
             2,
             json_or_bytes("out/run/loss_log.json", log),
@@ -421,7 +427,7 @@ def clone(room, content):
         corpus.write_bytes(kept)
 
 
-def run(room, cases, only=""):
+def run(room, cases, only, seed):
     """Try so many cases, shared among the targets. Returns the number of faults found."""
     found = {name: target for name, target in targets(room).items() if only in name}
     total = sum(share for share, _, _ in found.values())
@@ -436,7 +442,8 @@ def run(room, cases, only=""):
         )
         before, begin = room.cases, time.monotonic()
         try:
-            settings(hypothesis.given(strategy)(check))()
+            test = settings(hypothesis.given(strategy)(check))
+            (test if seed is None else hypothesis.seed(seed)(test))()
         except Exception:
             faults += 1
             traceback.print_exc()
@@ -452,6 +459,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000, help="in this process [100,000]")
     parser.add_argument("--processes", type=int, default=0, help="cases that each start a process [0]")
+    parser.add_argument("--seed", type=int, help="of the cases [random]")
     parser.add_argument("--only", default="", metavar="NAME", help="only the targets whose name contains this")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGALRM, too_slow)
@@ -462,7 +470,7 @@ def main(argv=None):
             with tempfile.TemporaryDirectory() as scratch:
                 room = Room(Path(scratch), in_processes)
                 limit_memory(0 if in_processes else 4 << 30)
-                faults += run(room, cases, args.only)
+                faults += run(room, cases, args.only, args.seed)
                 print(f"{room.cases:,} cases, {faults} targets with faults")
                 os.chdir(SCRIPTS)
     return 1 if faults else 0
