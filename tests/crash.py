@@ -10,6 +10,7 @@ what one leaves that was never disturbed. With --network the data/ scripts are k
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -32,6 +33,8 @@ import files
 
 TRAINING = [*TINY, "--n_embd=96", "--max_steps=500", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1"]
 TRAINING += ["--dtype=auto", "--resume"]
+KILL = (signal.SIGKILL,)
+STOPS = [(signal.SIGINT,), (signal.SIGTERM,), *itertools.product((signal.SIGINT, signal.SIGTERM), repeat=2)]
 
 
 def copy_scripts(home):
@@ -64,7 +67,7 @@ def finish(home, words):
     return output
 
 
-def end(home, words, folder, names, longest, moments, signals=(signal.SIGKILL,)):
+def end(home, words, folder, names, longest, moments, signals):
     """Start a script and end it. Returns the file it was writing then, "-" if none, or None if it had ended before.
 
     In two of three cases it is ended when one of `names` is being written, or just has been, in the others
@@ -122,52 +125,56 @@ def read_run(folder):
     return found
 
 
-def crash_training(home, count, moments, ways):
-    """End train.py so many times, by signals chosen from `ways`; returns a Counter of the files it was writing."""
+def crash_training(home, plan, moments):
+    """End train.py by each of the signals in `plan`, and by those again that came too late.
+
+    Returns (signals, the file it was writing or "-") for each.
+    """
     finish(home, ["train_tokenizer.py", *TINY])
     finish(home, ["prepare.py", *TINY])
     finish(home, ["train.py", *TRAINING, "--run=whole"])
     whole = read_run(home / "out" / "whole")
-    folder, where, step = home / "out" / "ended", collections.Counter(), -1
+    folder, where, step = home / "out" / "ended", [], -1
+    names = (files.LATEST, files.LATEST, files.BEST, files.LOG)
     while True:
-        complete = where.total() >= count
-        if not complete:
-            names = (files.LATEST, files.LATEST, files.BEST, files.LOG)
-            place = end(home, ["train.py", *TRAINING, "--run=ended"], folder, names, 6, moments, moments.choice(ways))
-            complete = place is None
-            where[place] += not complete
+        place = None
+        if len(where) < len(plan):
+            signals = plan[len(where)]
+            place = end(home, ["train.py", *TRAINING, "--run=ended"], folder, names, 6, moments, signals)
+        if place:
+            where.append((signals, place))
             found = read_run(folder)  # fails if anything is torn
             assert not found[files.LATEST] or found[files.LATEST]["step"] >= step, "a checkpoint was lost"
             step = found[files.LATEST]["step"] if found[files.LATEST] else step
-        if complete:
+        else:  # the run is complete, or to be completed
             finish(home, ["train.py", *TRAINING, "--run=ended"])
             assert same(read_run(folder), whole), "the run that was ended differs"
             assert {p.name for p in folder.iterdir()} == {p.name for p in (home / "out" / "whole").iterdir()}
-            if where.total() >= count:
-                return +where
+            if len(where) == len(plan):
+                return where
             shutil.rmtree(folder)
             step = -1
 
 
 def crash_script(home, words, folder, names, kills, moments):
-    """Kill a script that makes files; the next run must make the same ones."""
+    """Kill a script that makes files; the next run must make the same ones. Returns as crash_training does."""
     begin = time.monotonic()
     finish(home, words)
     longest = time.monotonic() - begin
     expected = {name: (folder / name).read_bytes() for name in names}
-    where = collections.Counter()
-    while where.total() < kills:
+    where = []
+    while len(where) < kills:
         if moments.random() < 0.5 or "corpus.jsonl" in names:
             for name in names:
                 (folder / name).unlink()
-        place = end(home, words, folder, names, longest, moments)
-        where[place] += place is not None
+        place = end(home, words, folder, names, longest, moments, KILL)
+        where += [(KILL, place)] if place else []
         if "meta.json" in names:
             check_tokens(folder)
         finish(home, words)
         assert {name: (folder / name).read_bytes() for name in names} == expected
         assert not list(folder.glob("*.tmp"))
-    return +where
+    return where
 
 
 def check_tokens(folder):
@@ -191,30 +198,34 @@ def main(argv=None):
     few = -(-args.kills // 3)
     print(f"seed {args.seed}")
 
-    def report(script, how, where):
-        places = ", ".join(f"{count} in {name}" for name, count in where.most_common() if name != "-")
-        print(f"{script:24} {where.total():4} {how}, while writing: {places or 'none'}", flush=True)
+    def report(script, where):
+        for word, ended in (
+            ("kills", [place for signals, place in where if signals == KILL]),
+            ("stops", [place for signals, place in where if signals != KILL]),
+        ):
+            places = collections.Counter(place for place in ended if place != "-").most_common()
+            inside = ", ".join(f"{count} in {name}" for name, count in places)
+            if ended:
+                print(f"{script:24} {len(ended):4} {word}, while writing: {inside or 'none'}", flush=True)
 
-    once = [(number,) for number in (signal.SIGINT, signal.SIGTERM)]
-    stops = [*once, *((first, second) for (first,) in once for (second,) in once)]
+    plan = [KILL] * args.kills + moments.choices(STOPS, k=args.stops)
+    moments.shuffle(plan)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         copy_scripts(home)
         tokens = home / "data" / "book" / "bpe400"
-        report("train.py", "kills", crash_training(home, args.kills, moments, [(signal.SIGKILL,)]))
-        shutil.rmtree(home / "out")
-        report("train.py", "stops", crash_training(home, args.stops, moments, stops))
+        report("train.py", crash_training(home, plan, moments))
         for words, names in (
             (["train_tokenizer.py", *TINY], ("tokenizer.json", "vocab.json", "merges.txt")),
             (["prepare.py", *TINY], ("train.bin", "val.bin", "meta.json")),
         ):
-            report(words[0], "kills", crash_script(home, words, tokens, names, few, moments))
+            report(words[0], crash_script(home, words, tokens, names, few, moments))
         corpora = [["data/poetry.py", "--from", "clone"]]
         corpora += [["data/sanguo.py"], ["data/poetry.py"]] if args.network else []
         for words in corpora:
             folder = home / "data" / Path(words[0]).stem
             shutil.rmtree(folder, ignore_errors=True)
-            report(" ".join(words[:2]), "kills", crash_script(home, words, folder, ("corpus.jsonl",), few, moments))
+            report(" ".join(words[:2]), crash_script(home, words, folder, ("corpus.jsonl",), few, moments))
 
 
 if __name__ == "__main__":

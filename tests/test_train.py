@@ -2,7 +2,6 @@ import itertools
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -157,44 +156,6 @@ def test_a_compiler_that_fails_is_no_obstacle(book, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", broken)
     assert train.main([*TINY, "--compile=on"]) == 0
     assert "torch.compile failed" in capsys.readouterr().err
-
-
-def test_resuming_goes_on_exactly_after_sigkill(clone):
-    """A run that is killed at random moments, and resumed, equals one that is not, bit for bit."""
-    flags = [*TINY, "--max_steps=400", "--eval_interval=40", "--dropout=0.1", "--dtype=auto", "--resume"]
-    moments = random.Random(os.environ.get("TEST_SEED"))
-
-    def start(run):
-        command = [sys.executable, "train.py", *flags, f"--run={run}"]
-        return subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    process = start("whole")
-    assert process.wait(120) == 0, process.stdout.read()
-    kills = 0
-    while kills < 3:
-        process = start("killed")
-        for line in process.stdout:
-            if "tok/s" in line:  # past its first checkpoint
-                break
-        time.sleep(moments.uniform(0, 1.0))
-        process.kill()
-        kills += process.wait(60) == -signal.SIGKILL
-        if not kills and (clone / "out" / "killed").exists():
-            pytest.fail("the run ended before it could be killed; make it longer")
-        load_checkpoint(clone / "out" / "killed" / "ckpt.pt")  # always whole
-        if process.returncode == 0:
-            break
-    assert kills, "the run was too short to be killed"
-    process = start("killed")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert "resumed" in output
-    assert without_times(records(clone, "whole")) == without_times(records(clone, "killed"))
-    whole, killed = (torch.load(clone / "out" / r / "ckpt.pt", weights_only=True) for r in ("whole", "killed"))
-    assert same_weights(whole["model"], killed["model"])
-    for a, b in zip(whole["optimizer"]["state"].values(), killed["optimizer"]["state"].values(), strict=True):
-        assert same_weights(a, b)
-    assert not list((clone / "out" / "killed").glob("*.tmp"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
