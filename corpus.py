@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 PIECE = 1 << 16  # characters read at a time
-LONGEST_PIECE = 1 << 20  # a line longer than this is cut
+CUT = 1 << 12  # a longer line than PIECE is cut every so many: BPE would take hours over words without end
 LONGEST_RECORD = 1 << 26  # characters in a line of a .jsonl
 
 
@@ -215,13 +215,10 @@ def _cut(parts):
     too, so that the pieces give the same tokens as the whole.
     """
     rest, is_new = "", True
-    for part in parts:
+    for part in (part[i : i + PIECE] for part in parts for i in range(0, len(part), PIECE)):
         rest += part
         while len(rest) >= PIECE:
-            end = _line_end(rest)
-            if not end and len(rest) < LONGEST_PIECE:
-                break
-            end = end or LONGEST_PIECE
+            end = _line_end(rest) or CUT
             yield rest[:end], is_new
             rest, is_new = rest[end:], False
     if rest:

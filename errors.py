@@ -7,9 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-_script = getattr(sys.modules["__main__"], "__file__", None)
+_script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
 _hears_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in the background of a shell
-if _hears_ctrl_c and _script and "@reports_errors" in Path(_script).read_text(encoding="utf-8"):
+if _hears_ctrl_c and _script.is_file() and b"@reports_errors" in _script.read_bytes():
     # One of the scripts was started: until its main runs, Ctrl-C ends the process at once and without a word.
     # A KeyboardInterrupt in the middle of an import can end in a traceback, or abort.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -72,8 +72,7 @@ def only_writer(folder):
 
 def write_json(path, value, indent=None):
     with atomic_write(path, "w") as file:
-        json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
-        file.write("\n")
+        file.write(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
 
 def scratch_folder(folder):

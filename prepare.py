@@ -110,6 +110,8 @@ def main(argv=None):
         with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
             splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
             encode(corpus, tokenizer, splits)
+            for file in (train, val):
+                file.flush()  # a full disk must show while the old files are there
             # From here until the new meta.json is there, the folder counts as not prepared.
             (folder / "meta.json").unlink(missing_ok=True)
         meta = {

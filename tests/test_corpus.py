@@ -124,7 +124,7 @@ def split(c):
     return parts
 
 
-@pytest.mark.parametrize("piece", [16, 1 << 16])
+@pytest.mark.parametrize("piece", [200, 1 << 16])
 @pytest.mark.parametrize("documents", [1, 3, 200])
 def test_the_split_keeps_all_text_and_never_overlaps(tmp_path, monkeypatch, documents, piece):
     monkeypatch.setattr(corpus, "PIECE", piece)
@@ -154,4 +154,8 @@ def test_pieces_are_bounded_even_without_lines(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("字" * 3_000_000, encoding="utf-8")
     sizes = [len(text) for text, _ in read(path).pieces()]
-    assert sum(sizes) == 3_000_000 and max(sizes) <= corpus.LONGEST_PIECE + corpus.PIECE
+    assert sum(sizes) == 3_000_000 and max(sizes) <= corpus.PIECE
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"text": "ACGT" * 500_000}), encoding="utf-8")
+    sizes = [len(text) for text, _ in read(path).pieces()]
+    assert sum(sizes) == 2_000_000 and max(sizes) <= corpus.PIECE
