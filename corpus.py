@@ -215,7 +215,7 @@ def _cut(parts):
     too, so that the pieces give the same tokens as the whole.
     """
     rest, is_new = "", True
-    for part in (part[i : i + PIECE] for part in parts for i in range(0, len(part), PIECE)):
+    for part in (whole[i : i + PIECE] for whole in parts for i in range(0, len(whole), PIECE)):
         rest += part
         while len(rest) >= PIECE:
             end = _line_end(rest) or CUT

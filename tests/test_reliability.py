@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +28,8 @@ import train_tokenizer
 from files import load_checkpoint, only_writer
 
 FURTHER = [*TINY, "--max_steps=30", "--resume"]
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of Unix")
 
 
 # --- crashes
@@ -77,6 +78,8 @@ def test_a_crash_while_overwriting_does_not_bring_the_old_run_back(run, home, mo
 @contextlib.contextmanager
 def disk_full_after(size):
     """Writing more than so many bytes into a file fails."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     try:
         yield
