@@ -13,6 +13,7 @@ import json
 import random
 import shlex
 import sys
+import threading
 import time
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,6 +60,23 @@ def sample_corpus(corpus):
             held_out.append(text)
             characters += len(text)
     return sample, held_out
+
+
+def learn(tokenizer, sample, trainer):
+    """Train the tokenizer, in a thread: the library is deaf to Ctrl-C, but who waits for it is not."""
+    failures = []
+
+    def work():
+        try:
+            tokenizer.train_from_iterator(sample, trainer, length=len(sample))
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 def save(tokenizer, folder):
@@ -132,7 +150,7 @@ def main(argv=None):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=sys.stderr.isatty(),
         )
-        tokenizer.train_from_iterator(sample, trainer, length=len(sample))
+        learn(tokenizer, sample, trainer)
         tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
         report(tokenizer, config.vocab_size, sample, held_out)
         save(tokenizer, config.tokens_dir)

@@ -35,8 +35,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of U
 # --- crashes
 
 
-def test_killed_and_stopped_at_random_moments(capsys):
+def test_killed_and_stopped_at_random_moments(capsys, monkeypatch):
     """10 kills, 4 of them of train.py, and 3 stops."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads are slow where something else is busy
     crash.main(["--kills=4", "--stops=3"])
     assert capsys.readouterr().out.count(" kills, ") == 4
 
@@ -218,6 +219,19 @@ def test_a_background_job_does_not_hear_ctrl_c(clone):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
+
+
+def test_ctrl_c_while_a_tokenizer_is_learned(clone):
+    text = "".join(random.Random(0).choices("ACGT", k=4_000_000))  # takes the library several seconds
+    (clone / "genes.txt").write_text(text, encoding="utf-8")
+    command = [sys.executable, "train_tokenizer.py", "--corpus=genes.txt"]
+    process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not process.stdout.readline().startswith("training on"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "\nstopped\n"
+    assert {p.name for p in (clone / "data" / "genes" / "bpe5000").iterdir()} == {".lock"}
 
 
 # --- two at once
