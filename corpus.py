@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 PIECE = 1 << 16  # characters read at a time
-CUT = 1 << 12  # a longer line than PIECE is cut every so many: BPE would take hours over words without end
+LONGEST_LINE = 1 << 16  # that is kept whole
+CUT = 1 << 12  # what a longer one is cut into: BPE would take hours over words without end
 LONGEST_RECORD = 1 << 26  # characters in a line of a .jsonl
 
 
@@ -218,7 +219,10 @@ def _cut(parts):
     for part in (whole[i : i + PIECE] for whole in parts for i in range(0, len(whole), PIECE)):
         rest += part
         while len(rest) >= PIECE:
-            end = _line_end(rest) or CUT
+            end = _line_end(rest)
+            if not end and len(rest) < LONGEST_LINE:
+                break
+            end = end or CUT
             yield rest[:end], is_new
             rest, is_new = rest[end:], False
     if rest:
