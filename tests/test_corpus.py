@@ -124,7 +124,7 @@ def split(c):
     return parts
 
 
-@pytest.mark.parametrize("piece", [16, 1 << 16])
+@pytest.mark.parametrize("piece", [200, 1 << 16])
 @pytest.mark.parametrize("documents", [1, 3, 200])
 def test_the_split_keeps_all_text_and_never_overlaps(tmp_path, monkeypatch, documents, piece):
     monkeypatch.setattr(corpus, "PIECE", piece)
