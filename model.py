@@ -256,6 +256,7 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
         ordered, order = logits.sort(dim=-1, descending=True)
         p = ordered.softmax(dim=-1)
         beyond = p.cumsum(dim=-1) - p >= top_p  # the more likely ones reach top_p without it
+        beyond[:, 0] = False  # even if top_p is too small for a float32
         logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
     if min_p > 0:
         logits = logits.masked_fill(logits < math.log(min_p), -torch.inf)  # the most likely one is at 0

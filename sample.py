@@ -112,6 +112,7 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     for wrong, message in (
         (args.num_samples < 1, "num_samples must be at least 1"),
+        ("\0" in (args.prompt_file or ""), "prompt_file is not the name of a file"),
         (args.max_new_tokens < 0, "max_new_tokens must not be negative"),
         (not 0 <= args.temperature < float("inf"), "temperature must not be negative"),
         (args.top_k < 0, "top_k must not be negative (0 keeps all tokens)"),

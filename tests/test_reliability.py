@@ -351,6 +351,8 @@ def test_a_record_of_gigabytes_is_refused(home, fails, monkeypatch):
 def test_what_the_fuzzer_found(run, book, home, fails):
     """Each was a traceback once."""
     assert sample.main(["--run=run", "--prompt=--", "--max_new_tokens=1"]) == 0
+    assert sample.main(["--run=run", "--prompt=x", "--max_new_tokens=1", "--top_p=1e-308"]) == 0
+    assert "prompt_file" in fails(sample.main, ["--run=run", "--prompt_file=\0"])
     assert "is a folder" in fails(plot_loss.main, ["run", "--out=."])
     config = home / "half.py"
     config.write_text("corpus = '\\ud800'\n", encoding="utf-8")
