@@ -7,12 +7,18 @@ import signal
 import sys
 from pathlib import Path
 
+
+def let_signals_end():
+    """Let Ctrl-C and SIGTERM end the process at once, without a word."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as it is in the background of a shell
+            signal.signal(number, signal.SIG_DFL)
+
+
 _script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
-_hears_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in the background of a shell
-if _hears_ctrl_c and _script.is_file() and b"@reports_errors" in _script.read_bytes():
-    # One of the scripts was started: until its main runs, Ctrl-C ends the process at once and without a word.
-    # A KeyboardInterrupt in the middle of an import can end in a traceback, or abort.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _script.is_file() and b"@reports_errors" in _script.read_bytes():
+    # One of the scripts was started. A KeyboardInterrupt in the middle of an import can end in a traceback, or abort.
+    let_signals_end()
 
 
 class UserError(Exception):
@@ -43,7 +49,7 @@ def reports_errors(main):
             return main(argv) or 0
         except KeyboardInterrupt:
             if is_script:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # to press it again does no harm
+                let_signals_end()  # to press it again does no harm
             print("\nstopped", file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
@@ -55,6 +61,9 @@ def reports_errors(main):
                 raise
             print(f"error: {one_line(message)}", file=sys.stderr)
             return 1
+        finally:
+            if is_script:
+                let_signals_end()  # nor while Python shuts down
 
     return wrapped
 
