@@ -4,11 +4,11 @@ from errors import UserError
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
+import signal
 import tempfile
 import zipfile
 from pathlib import Path
@@ -229,11 +229,26 @@ def find_run(run, *names) -> Path:
 def save_checkpoint(path, checkpoint):
     import torch
 
-    # Not straight into the file: when a write fails or is interrupted there, torch hides why, or aborts.
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+    with atomic_write(path) as file, signals_wait():
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # says that a write failed, but not why
+            raise (error.__context__ or error) from None
+
+
+@contextlib.contextmanager
+def signals_wait():
+    """Let Ctrl-C and SIGTERM wait: a KeyboardInterrupt in the middle of torch.save can abort the process."""
+    waiting = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for number in waiting:
+        signal.raise_signal(number)
 
 
 def load_checkpoint(path, resumable=False) -> dict:
