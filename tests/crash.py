@@ -100,16 +100,27 @@ def end(home, words, folder, names, longest, moments, signals):
     return next((name for name in names if (folder / f".{name}.tmp").exists()), "-")
 
 
+def differences(a, b, where=""):
+    """Yield where two values of checkpoints differ, tensors bit for bit; times aside."""
+    if type(a) is not type(b):
+        yield f"{where}: {type(a)} {type(b)}"
+    elif isinstance(a, dict):
+        for key in sorted((a.keys() | b.keys()) - {"seconds", "tokens_per_second"}, key=str):
+            yield from differences(a.get(key), b.get(key), f"{where}[{key!r}]")
+    elif isinstance(a, list | tuple):
+        if len(a) != len(b):
+            yield f"{where}: {len(a)} and {len(b)} items"
+        for i, (x, y) in enumerate(zip(a, b, strict=False)):
+            yield from differences(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b):
+            yield f"{where}: tensors"
+    elif a != b:
+        yield f"{where}: {a} {b}"
+
+
 def same(a, b):
-    """Whether two values of checkpoints are the same, tensors bit for bit; times aside."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        keys = a.keys() - {"seconds", "tokens_per_second"}
-        return keys == b.keys() - {"seconds", "tokens_per_second"} and all(same(a[k], b[k]) for k in keys)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+    return not list(differences(a, b))
 
 
 def read_run(folder):
@@ -148,7 +159,8 @@ def crash_training(home, plan, moments):
             step = found[files.LATEST]["step"] if found[files.LATEST] else step
         else:  # the run is complete, or to be completed
             finish(home, ["train.py", *TRAINING, "--run=ended"])
-            assert same(read_run(folder), whole), "the run that was ended differs"
+            found = list(differences(read_run(folder), whole))
+            assert not found, f"the run that was ended differs in {len(found)} places: {found[:5]} … {found[-2:]}"
             assert {p.name for p in folder.iterdir()} == {p.name for p in (home / "out" / "whole").iterdir()}
             if len(where) == len(plan):
                 return where

@@ -433,20 +433,22 @@ def run(room, cases, only, seed):
     total = sum(share for share, _, _ in found.values())
     faults = 0
     for name, (share, strategy, check) in found.items():
-        settings = hypothesis.settings(
-            max_examples=max(1, round(cases * share / total)),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
-            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-        )
-        before, begin = room.cases, time.monotonic()
-        try:
-            test = settings(hypothesis.given(strategy)(check))
-            (test if seed is None else hypothesis.seed(seed)(test))()
-        except Exception:
-            faults += 1
-            traceback.print_exc()
+        before, begin, left = room.cases, time.monotonic(), max(1, round(cases * share / total))
+        while left > 0:
+            settings = hypothesis.settings(
+                max_examples=min(left, 1000),  # it remembers what it has tried, in memory
+                deadline=None,
+                database=None,
+                suppress_health_check=list(hypothesis.HealthCheck),
+                phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+            )
+            try:
+                hypothesis.seed(seed + left)(settings(hypothesis.given(strategy)(check)))()
+            except Exception:
+                faults += 1
+                traceback.print_exc()
+                break
+            left -= 1000
         print(f"{name:34} {room.cases - before:7,} cases {time.monotonic() - begin:7.0f} s", flush=True)
     return faults
 
@@ -459,7 +461,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000, help="in this process [100,000]")
     parser.add_argument("--processes", type=int, default=0, help="cases that each start a process [0]")
-    parser.add_argument("--seed", type=int, help="of the cases [random]")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the cases [the time]")
     parser.add_argument("--only", default="", metavar="NAME", help="only the targets whose name contains this")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGALRM, too_slow)
