@@ -398,6 +398,7 @@ def main(argv=None):
         log = Log(header, records)
         if checkpoint:
             log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
+            log.save(run_dir)  # a crash may have come between the checkpoint and its log
         else:
             (run_dir / LATEST).unlink(missing_ok=True)  # or, after a crash, --resume would go on with the old run
 

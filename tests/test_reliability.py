@@ -73,6 +73,13 @@ def test_a_crash_while_overwriting_does_not_bring_the_old_run_back(run, home, mo
     assert same(read_run(run), read_run(home / "out" / "other"))
 
 
+def test_a_crash_between_the_last_checkpoint_and_its_log(run):
+    whole = (run / "loss_log.json").read_bytes()
+    (run / "loss_log.json").unlink()
+    assert train.main([*TINY, "--resume"]) == 0
+    assert (run / "loss_log.json").read_bytes() == whole
+
+
 # --- disks that are full, read-only, or gone
 
 
