@@ -5,7 +5,7 @@ import pytest
 from conftest import SCRIPTS
 
 
-@pytest.fixture(params=["sanguo", "poetry"])
+@pytest.fixture(params=["sanguo", "poetry", "shakespeare"])
 def script(request, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS / "data")
     return importlib.import_module(request.param)
