@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -169,11 +170,34 @@ def keep_freed_memory():
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def set_up(device):
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def make_optimizer(model, config):
+    """AdamW. A group's `peak` is its learning rate at the top of the schedule."""
+    embedding = [model.embedding.weight]
+    matrices = [p for p in model.parameters() if p.dim() >= 2 and p is not embedding[0]]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": embedding, "weight_decay": config.weight_decay, "peak": config.embedding_lr or config.learning_rate},
+        {"params": matrices, "weight_decay": config.weight_decay, "peak": config.learning_rate},
+        {"params": vectors, "weight_decay": 0.0, "peak": config.learning_rate},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)
+
+
 class Stop:
     """Remembers Ctrl-C and SIGTERM until the loop can act on them; a second one ends at once."""
 
+    signal = 0
+
     def __enter__(self):
-        self.signal = 0
         heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
         self.previous = {number: signal.signal(number, self.receive) for number in heard}
         return self
@@ -263,6 +287,19 @@ def restore(checkpoint, model, optimizer, scaler, path):
         scaler.load_state_dict(scaler.state_dict() | checkpoint["scaler"])
 
 
+def flops_per_token(model) -> int:
+    """Of a training step: 6 a weight, and attention's products (https://arxiv.org/abs/2204.02311, appendix B)."""
+    c = model.config
+    return 6 * sum(model.parameter_counts()) + 12 * c.n_layer * c.n_head * c.head_size * c.block_size
+
+
+def pays_to_compile(model, device) -> bool:
+    """Always on a GPU; on a CPU, where it takes half a minute and saves a sixth of each step, in longer runs."""
+    c = model.config
+    work = flops_per_token(model) * c.max_steps * c.batch_size * c.block_size
+    return device.type == "cuda" or (device.type == "cpu" and work > 2e14)  # ten minutes on two cores
+
+
 def compile_model(model, idx, targets, autocast):
     """torch.compile(model), or the model itself where that does not work."""
     compiled = torch.compile(model)
@@ -293,7 +330,11 @@ def diverged(step, run_dir):
 def device_name(device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # Linux knows more
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def format_time(seconds) -> str:
@@ -342,25 +383,11 @@ def main(argv=None):
 
     # --- model and optimizer
     dtype = pick_dtype(config.dtype, device)
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-        keep_freed_memory()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    set_up(device)
     torch.manual_seed(config.seed)
     model = GPT(config, meta["vocab_size"]).to(device)
     parameters = list(model.parameters())
-    embedding = [model.embedding.weight]
-    matrices = [p for p in parameters if p.dim() >= 2 and p is not embedding[0]]
-    vectors = [p for p in parameters if p.dim() < 2]
-    groups = [
-        {"params": embedding, "weight_decay": config.weight_decay, "peak": config.embedding_lr or config.learning_rate},
-        {"params": matrices, "weight_decay": config.weight_decay, "peak": config.learning_rate},
-        {"params": vectors, "weight_decay": 0.0, "peak": config.learning_rate},
-    ]
-    betas = (config.beta1, config.beta2)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    optimizer = make_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     mixed = dtype != torch.float32
     autocast = torch.autocast(device.type, dtype) if mixed else contextlib.nullcontext()
@@ -381,7 +408,7 @@ def main(argv=None):
                 print("warning: the training tokens are not those that this run began with")
 
         # --- compile: a first step whose gradients are thrown away
-        compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+        compiled = config.compile == "on" or (config.compile == "auto" and pays_to_compile(model, device))
         print_plan(config, meta, model, device, dtype, compiled)
         n_starts = len(train_tokens.array) - config.block_size
         forward = model
