@@ -27,7 +27,7 @@ import torch
 
 import prepare
 import train_tokenizer
-from config import ROOT, ArgumentParser, load_config
+from config import ArgumentParser, load_config
 from corpus import Corpus
 from files import parse_tokenizer, read_meta, read_tokenizer, save_checkpoint, write_json
 from model import GPT, pick_device
@@ -197,9 +197,8 @@ def main(argv=None):
     table = Table()
     torch.manual_seed(config.seed)
     model = GPT(config, meta["vocab_size"]).to(device)
-    print(
-        f"{device.type} ({device_name(device)}), torch {torch.__version__}; {sum(model.parameter_counts()):,} parameters"
-    )
+    hardware = f"{device.type} ({device_name(device)})"
+    print(f"{hardware}, torch {torch.__version__}; {sum(model.parameter_counts()):,} parameters")
 
     flops = measure_training(table, config, model, Tokens(config, meta, "train", device), autocast, dtype)
     most, bandwidth = measure_limits(table, device, dtype)
@@ -223,7 +222,7 @@ def main(argv=None):
         measure_tokenizer(table, Corpus(config), config, scratch)
 
     for script in SCRIPTS:
-        command = [sys.executable, ROOT / script, "--help"]
+        command = [sys.executable, Path(__file__).parent / script, "--help"]
         took = seconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True), device, 3)  # noqa: B023
         table.add(f"start-up: {script}", took, "s")
 
@@ -231,7 +230,7 @@ def main(argv=None):
         about = {
             "command": " ".join(["python", "bench.py", *args.argv]),
             "date": datetime.date.today().isoformat(),
-            "hardware": f"{device.type} ({device_name(device)})",
+            "hardware": hardware,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "config": config.changes(),
         }

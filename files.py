@@ -19,6 +19,7 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BOS, EOS = 1, 2  # their positions in that list are their ids
 BEST, LATEST, LOG = "best.pt", "ckpt.pt", "loss_log.json"
 LARGEST = 1 << 28  # bytes
+TOKENIZER_REMEDY = "run train_tokenizer.py with the same config"
 
 
 @contextlib.contextmanager
@@ -104,6 +105,10 @@ def parse_json(text, where, remedy) -> dict:
     return value
 
 
+def read_json(path, remedy) -> dict:
+    return parse_json(read_text(path, remedy), path, remedy)
+
+
 def is_number(value) -> bool:
     """Whether a value of a file is a number that can be calculated with."""
     return type(value) in (int, float) and abs(value) < 1e300
@@ -119,9 +124,6 @@ def sha256(text: str) -> str:
 def read_tokenizer(folder) -> str:
     """The text of tokenizer.json, which is stored and compared as it is."""
     return read_text(Path(folder) / "tokenizer.json", TOKENIZER_REMEDY)
-
-
-TOKENIZER_REMEDY = "run train_tokenizer.py with the same config"
 
 
 def parse_tokenizer(text, where):
@@ -169,7 +171,7 @@ def read_meta(folder) -> dict:
     """meta.json of prepare.py, checked against the tokenizer and the .bin files beside it."""
     remedy = "run prepare.py with the same config"
     path = Path(folder) / "meta.json"
-    meta = parse_json(read_text(path, remedy), path, remedy)
+    meta = read_json(path, remedy)
     try:
         itemsize = {"uint16": 2, "uint32": 4}[meta["dtype"]]
         sizes = {split: meta[split]["tokens"] * itemsize for split in ("train", "val")}

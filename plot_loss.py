@@ -24,7 +24,7 @@ from matplotlib import font_manager
 
 import config
 from config import ArgumentParser
-from files import LOG, atomic_write, find_run, is_number, parse_json, read_text
+from files import LOG, atomic_write, find_run, is_number, read_json
 
 CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -49,7 +49,7 @@ class Run:
     def __init__(self, name):
         path = find_run(name, LOG)
         remedy = "train the run again, or --resume it, to write it anew"
-        log = parse_json(read_text(path, remedy), path, remedy)
+        log = read_json(path, remedy)
         records, config = log.get("records"), log.get("config")
         if not isinstance(records, list) or not isinstance(config, dict):
             raise UserError(f"{path} is damaged (it lacks records or config); --resume the run to write it anew")

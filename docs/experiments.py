@@ -18,6 +18,7 @@ from errors import reports_errors
 import json
 import math
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -197,6 +198,7 @@ def train_one(variant, dataset, seed, steps):
     own = f"--dataset={dataset} --seed={seed} --run={run} --max_steps={steps} --eval_interval={10 * steps}"
     train.main(["config/tiny.py", "--overwrite", "--eval_tokens=100000", *own.split(), *flags])
     log = json.loads((ROOT / "out" / run / "loss_log.json").read_text(encoding="utf-8"))
+    shutil.rmtree(ROOT / "out" / run)
     return log["records"][-1]["val_bpc"]
 
 

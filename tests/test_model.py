@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from config import Config
 from files import EOS
-from model import GPT, KVCache, TextStream, next_token
+from model import GPT, KVCache, TextStream, attend, next_token
 
 SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16}
 
@@ -175,6 +177,35 @@ def test_sampling():
     assert draw(p, min_p=0.5) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
     assert draw(p, seen=[0], repetition_penalty=3.0)[0] < 0.25  # 0.5 ** 3 = 0.125 before it is normalized
     assert draw(p, seen=[0], repetition_penalty=3.0, temperature=0) == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("top_k, top_p, min_p", [(0, 0.9, 0.0), (0, 0.3, 0.0), (20, 0.8, 0.02), (0, 0.95, 0.1)])
+def test_tokens_are_drawn_as_transformers_does(top_k, top_p, min_p):
+    logits = 3 * torch.randn(1, 60, generator=torch.Generator().manual_seed(1))
+    warpers = [TemperatureLogitsWarper(0.8), TopPLogitsWarper(top_p)]
+    warpers[1:1] = [TopKLogitsWarper(top_k)] if top_k else []
+    warpers += [MinPLogitsWarper(min_p)] if min_p else []
+    expected = logits
+    for warper in warpers:
+        expected = warper(None, expected)
+    expected = expected.softmax(dim=-1)[0]
+    p = logits[0].softmax(dim=-1).tolist()
+    drawn = torch.tensor(draw(p, n=40_000, temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p))
+    assert torch.equal(drawn > 0, expected > 0.0)
+    assert torch.allclose(drawn, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("T, n_kv_head", [(1, 2), (7, 1), (16, 2), (16, 4)])
+def test_attention_in_bfloat16_is_that_of_torch(T, n_kv_head):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, n, T, 8).bfloat16().requires_grad_() for n in (4, n_kv_head, n_kv_head))
+    ours = attend(q, k, v)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    assert torch.allclose(ours.float(), theirs.float(), atol=0.03)
+    grad = torch.randn_like(ours)
+    pairs = (torch.autograd.grad(y, (q, k, v), grad) for y in (ours, theirs))
+    for a, b in zip(*pairs, strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=0.1)
 
 
 def test_characters_appear_when_their_last_byte_does():

@@ -1,0 +1,214 @@
+"""Measure nanoGPT, transformers and llama.cpp beside these scripts, on this machine, in turn. See docs/comparison.md.
+
+    python docs/peers.py NANOGPT_FOLDER [--rounds=3] [--json FILE]
+
+Needs the tokens of config/small.py and config/tiny.py, a clone of nanoGPT, and
+python -m pip install transformers gguf llama-cpp-python
+
+Training runs both train.py as processes, in turn, and takes the times that they report. Sampling runs in this
+process, with random weights: the same for llama.cpp and transformers, and for nanoGPT its own model of that shape.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from errors import reports_errors
+
+import datetime
+import importlib.util
+import json
+import pickle
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+import torch
+
+from config import ROOT, ArgumentParser, load_config
+from files import read_meta, write_json
+from model import GPT
+
+N_TOKENS = 200
+STEPS = 40
+
+
+def nanogpt_train_speed(folder, config, vocab_size):
+    """Tokens per second of its train.py, as its README runs it on a CPU: float32, eager."""
+    data = folder / "data" / f"peer_{config.dataset}"
+    data.mkdir(exist_ok=True)
+    for split in ("train", "val"):
+        link = data / f"{split}.bin"
+        link.unlink(missing_ok=True)
+        link.symlink_to(config.tokens_dir / f"{split}.bin")
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
+    settings = {"dataset": data.name, "device": "cpu", "compile": False, "eval_iters": 1, "eval_interval": 10**6}
+    settings |= {"log_interval": 1, "max_iters": STEPS, "dropout": 0.0, "out_dir": "out-peer"}
+    settings |= {key: getattr(config, key) for key in ("block_size", "batch_size", "n_layer", "n_head", "n_embd")}
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *flags]
+    out = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    times = [float(ms) / 1000 for ms in re.findall(r"time ([\d.]+)ms", out)]
+    return config.batch_size * config.block_size / statistics.median(times[5:])
+
+
+def own_train_speed(path, flags):
+    command = [sys.executable, ROOT / "train.py", path, *flags, "--run=peer", "--overwrite"]
+    command += [f"--max_steps={STEPS}", "--log_interval=1", "--eval_interval=1000000", "--eval_tokens=1000"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    log = json.loads((ROOT / "out" / "peer" / "loss_log.json").read_text(encoding="utf-8"))
+    shutil.rmtree(ROOT / "out" / "peer")
+    speeds = [r["tokens_per_second"] for r in log["records"] if "tokens_per_second" in r]
+    return statistics.median(speeds[5:])
+
+
+def nanogpt_model(folder, c, vocab_size):
+    spec = importlib.util.spec_from_file_location("nanogpt", folder / "model.py")
+    nanogpt = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nanogpt)
+    shape = {key: getattr(c, key) for key in ("block_size", "n_layer", "n_head", "n_embd")}
+    return nanogpt.GPT(nanogpt.GPTConfig(**shape, vocab_size=vocab_size, bias=False, dropout=0.0)).eval()
+
+
+def transformers_model(c, vocab_size):
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = {
+        "hidden_size": c.n_embd,
+        "intermediate_size": c.ffn_size,
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "num_key_value_heads": c.n_kv_head,
+        "head_dim": c.head_size,
+        "max_position_embeddings": c.block_size,
+    }
+    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=vocab_size, tie_word_embeddings=True, **shape, **ids)).eval()
+
+
+def write_gguf(path, model, c, vocab_size):
+    """The weights of the transformers model, in float32."""
+    import gguf
+
+    w = gguf.GGUFWriter(path, "qwen3")
+    w.add_context_length(c.block_size)
+    w.add_embedding_length(c.n_embd)
+    w.add_block_count(c.n_layer)
+    w.add_feed_forward_length(c.ffn_size)
+    w.add_head_count(c.n_head)
+    w.add_head_count_kv(c.n_kv_head)
+    w.add_key_length(c.head_size)
+    w.add_value_length(c.head_size)
+    w.add_rope_freq_base(c.rope_theta)
+    w.add_layer_norm_rms_eps(c.norm_eps)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("deepseek-v3")
+    w.add_token_list([f"t{i}" for i in range(vocab_size)])
+    w.add_token_types([1] * vocab_size)
+    w.add_token_merges(["t 1"])
+    names = {
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    for name, tensor in model.state_dict().items():
+        name = name.removeprefix("model.").removesuffix(".weight")
+        if name.startswith("layers."):
+            _, i, part = name.split(".", 2)
+            w.add_tensor(f"blk.{i}.{names[part]}.weight", tensor.numpy())
+        elif name != "lm_head":
+            w.add_tensor({"embed_tokens": "token_embd", "norm": "output_norm"}[name] + ".weight", tensor.numpy())
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def sampling_speeds(folder, c, vocab_size, rounds):
+    """Tokens per second of each, one stream, at temperature 0.8 and top_p 0.95 (nanoGPT knows top_k only)."""
+    from llama_cpp import Llama
+
+    torch.manual_seed(0)
+    ours = GPT(c, vocab_size).eval()
+    nanogpt = nanogpt_model(folder, c, vocab_size)
+    theirs = transformers_model(c, vocab_size)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_gguf(Path(scratch) / "model.gguf", theirs, c, vocab_size)
+        threads = torch.get_num_threads()
+        llama = Llama(str(Path(scratch) / "model.gguf"), n_ctx=c.block_size, n_threads=threads, verbose=False)
+    prompt = torch.randint(4, vocab_size, (1, 8))
+
+    def with_llama():
+        llama.reset()
+        stream = llama.generate(prompt[0].tolist(), temp=0.8, top_k=0, top_p=0.95, min_p=0.0, repeat_penalty=1.0)
+        for _ in zip(range(N_TOKENS), stream, strict=False):
+            pass
+
+    def with_transformers():
+        length = {"max_new_tokens": N_TOKENS, "min_new_tokens": N_TOKENS}
+        theirs.generate(prompt, **length, do_sample=True, temperature=0.8, top_k=0, top_p=0.95)
+
+    ways = {
+        "nanoGPT": lambda: nanogpt.generate(prompt, N_TOKENS, temperature=0.8, top_k=200),
+        "transformers": with_transformers,
+        "llama.cpp": with_llama,
+        "ours": lambda: list(ours.stream(prompt, N_TOKENS)),
+        "ours, batch of 32": lambda: list(ours.stream(prompt.repeat(32, 1), N_TOKENS)),
+    }
+    times = {name: [] for name in ways}
+    for _ in range(2 * rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    return {n: (32 if "32" in n else 1) * N_TOKENS / statistics.median(t[1:]) for n, t in times.items()}
+
+
+def show(title, speeds):
+    print(f"\n{title}")
+    for name, speed in speeds.items():
+        ratio = "" if name.startswith("ours") else f"   ours is {speeds['ours'] / speed:.2f} times as fast"
+        print(f"  {name:20} {speed:10,.0f} tok/s{ratio}", flush=True)
+    return {name: round(speed, 1) for name, speed in speeds.items()}
+
+
+@reports_errors
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("nanogpt", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args(argv)
+    results = {}
+    for path, flags in (("config/small.py", ["--batch_size=8"]), ("config/tiny.py", [])):
+        config, _ = load_config([str(ROOT / path), *flags], ArgumentParser())
+        vocab_size = read_meta(config.tokens_dir)["vocab_size"]
+        rounds = {"nanoGPT": [], "ours": [], "ours, compiled": []}
+        for _ in range(args.rounds):
+            rounds["nanoGPT"].append(nanogpt_train_speed(args.nanogpt.resolve(), config, vocab_size))
+            rounds["ours"].append(own_train_speed(path, [*flags, "--compile=off"]))
+            rounds["ours, compiled"].append(own_train_speed(path, [*flags, "--compile=on"]))
+        speeds = {name: statistics.median(of_rounds) for name, of_rounds in rounds.items()}
+        results[path] = show(f"training, {' '.join([path, *flags])}", speeds)
+    config, _ = load_config([str(ROOT / "config" / "small.py")], ArgumentParser())
+    speeds = sampling_speeds(args.nanogpt.resolve(), config, 5000, args.rounds)
+    results["sampling"] = show("sampling, config/small.py, one stream of 200 tokens", speeds)
+    if args.json:
+        about = {"command": "python docs/peers.py NANOGPT_FOLDER", "date": datetime.date.today().isoformat()}
+        write_json(args.json, about | {"torch": torch.__version__, "tokens per second": results}, indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
