@@ -39,7 +39,7 @@ from train import (
     compile_model,
     device_name,
     flops_per_token,
-    make_optimizer,
+    make_optimizers,
     pays_to_compile,
     pick_dtype,
     set_up,
@@ -93,8 +93,8 @@ def measure_limits(table, device, dtype):
 def measure_training(table, config, model, tokens, autocast, dtype):
     """The loop of train.py, with a clock between its parts. Returns FLOP/s."""
     device = tokens.device
-    optimizer = make_optimizer(model, config)
-    for group in optimizer.param_groups:
+    optimizers = make_optimizers(model, config)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["peak"] / 100
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     n_starts = len(tokens.array) - config.block_size
@@ -130,12 +130,14 @@ def measure_training(table, config, model, tokens, autocast, dtype):
             clock("forward")
             scaler.scale(loss).backward()
             clock("backward")
-        scaler.unscale_(optimizer)
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or float("inf"))
         clock("clip")
-        scaler.step(optimizer)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         clock("optimizer")
 
     step_time = statistics.median(sum(times) for times in list(zip(*parts.values(), strict=True))[3:])

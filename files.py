@@ -263,7 +263,7 @@ def load_checkpoint(path, resumable=False) -> dict:
 
     kinds = {"model": dict, "config": dict, "tokenizer": str, "step": int}
     if resumable:
-        kinds |= {"optimizer": dict, "scaler": dict, "best_val_loss": float, "data": str, "seconds": float}
+        kinds |= {"optimizer": list, "scaler": dict, "best_val_loss": float, "data": str, "seconds": float}
         kinds |= {"records": list}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -279,8 +279,8 @@ def load_checkpoint(path, resumable=False) -> dict:
             records = checkpoint["records"]
             numbers = [v for record in records for v in (record["step"], *record.values())]
             numbers += [checkpoint["seconds"], *checkpoint["scaler"].values()]
-            states = checkpoint["optimizer"]["state"]
-            if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+            states = [part["state"] for part in checkpoint["optimizer"]]
+            if not all(isinstance(state, dict) for part in states for state in (part, *part.values())):
                 raise ValueError("its optimizer has no state")
             if not all(is_number(n) and n >= 0 for n in numbers) or math.isnan(checkpoint["best_val_loss"]):
                 raise ValueError("its records are not numbers")

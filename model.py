@@ -282,7 +282,7 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
         kth = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     p = logits.softmax(dim=-1)
-    lowest = min_p * p.amax(dim=-1, keepdim=True)
+    most = p.amax(dim=-1, keepdim=True)
     enough = top_p if top_p < 1 else math.inf  # sums are inexact
     # Without sorting: a token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
     # If it does not belong, neither do the less likely ones; draw again from the others.
@@ -293,7 +293,8 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
         drawn = torch.searchsorted(cumulative, point, right=True)
         token = drawn if token is None else torch.where(outside, drawn, token)
         p_token = p.gather(1, token)
-        outside = (p.where(p > p_token, 0).sum(dim=-1, keepdim=True) >= enough) | (p_token < lowest)
+        more_likely = p.where(p > p_token, 0).sum(dim=-1, keepdim=True)
+        outside = (p_token < most) & ((more_likely >= enough) | (p_token < min_p * most))
         p = p.masked_fill(outside & (p <= p_token), 0)
     return token[:, 0]
 

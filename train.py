@@ -179,17 +179,28 @@ def set_up(device):
         torch.set_float32_matmul_precision("high")
 
 
-def make_optimizer(model, config):
-    """AdamW. A group's `peak` is its learning rate at the top of the schedule."""
+def make_optimizers(model, config) -> list:
+    """AdamW, and Muon if it is asked for. A group's `peak` is its learning rate at the top of the schedule.
+
+    Muon (https://arxiv.org/abs/2502.16982) makes the update of a matrix orthogonal, which has a meaning for
+    matrices between two layers only: the embedding, the head and the vectors stay with AdamW.
+    """
     embedding = [model.embedding.weight]
     matrices = [p for p in model.parameters() if p.dim() >= 2 and p is not embedding[0]]
     vectors = [p for p in model.parameters() if p.dim() < 2]
+    inner = [p for p in model.blocks.parameters() if p.dim() >= 2]
+    decay, peak = config.weight_decay, config.learning_rate
     groups = [
-        {"params": embedding, "weight_decay": config.weight_decay, "peak": config.embedding_lr or config.learning_rate},
-        {"params": matrices, "weight_decay": config.weight_decay, "peak": config.learning_rate},
-        {"params": vectors, "weight_decay": 0.0, "peak": config.learning_rate},
+        {"params": embedding, "weight_decay": decay, "peak": config.embedding_lr or peak},
+        {"params": matrices, "weight_decay": decay, "peak": peak},
+        {"params": vectors, "weight_decay": 0.0, "peak": peak},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)
+    others = []
+    if config.optimizer == "muon":
+        groups[1]["params"] = [p for p in matrices if not any(p is q for q in inner)]
+        group = {"params": inner, "weight_decay": decay, "peak": peak}
+        others = [torch.optim.Muon([group], lr=0.0, adjust_lr_fn="match_rms_adamw")]
+    return [torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True), *others]
 
 
 class Stop:
@@ -250,7 +261,7 @@ class Log:
 
 
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "ffn_size")
-SHAPE += ("rope_theta", "norm_eps", "tie_embeddings", "block_size")
+SHAPE += ("rope_theta", "norm_eps", "tie_embeddings", "block_size", "optimizer")
 
 
 def read_resumed(config, tokenizer_json):
@@ -264,7 +275,7 @@ def read_resumed(config, tokenizer_json):
         if getattr(old, key) != getattr(config, key):
             raise UserError(
                 f"{path} was trained with {key} {getattr(old, key)}, the config says {getattr(config, key)};"
-                " resume with the same model, or start another run with --run=NAME"
+                " resume with the same one, or start another run with --run=NAME"
             )
     if checkpoint["tokenizer"] != tokenizer_json:
         raise UserError(f"{path} was trained with another tokenizer than {config.tokens_dir} has; start another --run")
@@ -273,16 +284,20 @@ def read_resumed(config, tokenizer_json):
     return checkpoint
 
 
-def restore(checkpoint, model, optimizer, scaler, path):
-    """Set the weights and what the optimizer remembers. Learning rate, betas and decay stay those of the config."""
+def restore(checkpoint, model, optimizers, scaler, path):
+    """Set the weights and what the optimizers remember. Learning rate, betas and decay stay those of the config."""
     check_tensors(checkpoint["model"], model.state_dict(), path)
     model.load_state_dict(checkpoint["model"])
-    state = checkpoint["optimizer"]["state"]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if state:  # none before the first step
-        for i, p in enumerate(parameters):
-            check_tensors(state.get(i, {}), {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}, path)
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if len(checkpoint["optimizer"]) != len(optimizers):
+        raise UserError(f"{path}: damaged: it has the state of {len(checkpoint['optimizer'])} optimizers")
+    for saved, optimizer in zip(checkpoint["optimizer"], optimizers, strict=True):
+        if not saved["state"]:  # before the first step
+            continue
+        for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            muon = isinstance(optimizer, torch.optim.Muon)
+            expected = {"momentum_buffer": p} if muon else {"step": torch.zeros(()), "exp_avg": p, "exp_avg_sq": p}
+            check_tensors(saved["state"].get(i, {}), expected, path)
+        optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
     if checkpoint["scaler"]:  # none but in float16
         scaler.load_state_dict(scaler.state_dict() | checkpoint["scaler"])
 
@@ -387,7 +402,7 @@ def main(argv=None):
     torch.manual_seed(config.seed)
     model = GPT(config, meta["vocab_size"]).to(device)
     parameters = list(model.parameters())
-    optimizer = make_optimizer(model, config)
+    optimizers = make_optimizers(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     mixed = dtype != torch.float32
     autocast = torch.autocast(device.type, dtype) if mixed else contextlib.nullcontext()
@@ -400,7 +415,7 @@ def main(argv=None):
             raise UserError(f"{run_dir} exists; {ways}")
         checkpoint = read_resumed(config, tokenizer_json) if args.resume else None
         if checkpoint:
-            restore(checkpoint, model, optimizer, scaler, run_dir / LATEST)
+            restore(checkpoint, model, optimizers, scaler, run_dir / LATEST)
             first_step, best_val_loss = checkpoint["step"], checkpoint["best_val_loss"]
             records = checkpoint["records"]
             seconds_before = checkpoint["seconds"]
@@ -441,7 +456,7 @@ def main(argv=None):
         for step in range(first_step, config.max_steps + 1):
             # learning rate
             lr = get_lr(step, config)
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = lr * group["peak"] / config.learning_rate
 
             # evaluate and save
@@ -471,7 +486,7 @@ def main(argv=None):
                         best_val_loss = result["val_loss"]
                         save_checkpoint(run_dir / BEST, state | {"val_loss": best_val_loss})
                 resumable = {
-                    "optimizer": optimizer.state_dict(),
+                    "optimizer": [optimizer.state_dict() for optimizer in optimizers],
                     "scaler": scaler.state_dict(),
                     "best_val_loss": best_val_loss,
                     "data": meta["train"]["sha256"],
@@ -499,13 +514,15 @@ def main(argv=None):
                 loss += part_loss.detach()
 
             # clip
-            scaler.unscale_(optimizer)
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
 
             # step
-            scaler.step(optimizer)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             # The scaler expects gradients that overflow, and skips their step; without it they are fatal.
             finite = (loss if scaler.is_enabled() else loss + grad_norm).isfinite()
             bad_step = bad_step.minimum(torch.where(finite, never, step))

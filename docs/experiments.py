@@ -126,33 +126,6 @@ def longer_and_longer(seed_lengths=((0.25, 32), (0.5, 64), (1.0, 128))):
     train.Tokens.blocks, train.get_lr = blocks, get_lr
 
 
-def muon():
-    """torch.optim.Muon for the matrices inside the blocks, AdamW for the rest."""
-    adamw = torch.optim.AdamW
-
-    class Muon:
-        def __init__(self, groups, lr, betas, fused):
-            embedding, matrices, vectors = groups
-            self.parts = [
-                adamw([embedding, vectors], lr=lr, betas=betas, fused=fused),
-                torch.optim.Muon([matrices], lr=lr, adjust_lr_fn="match_rms_adamw"),
-            ]
-            self.param_groups = [group for part in self.parts for group in part.param_groups]
-
-        def step(self):
-            for part in self.parts:
-                part.step()
-
-        def zero_grad(self, set_to_none):
-            for part in self.parts:
-                part.zero_grad(set_to_none)
-
-        def state_dict(self):
-            return {}
-
-    torch.optim.AdamW = Muon
-
-
 # name: (flags, change)
 VARIANTS = {
     "base": ([], None),
@@ -182,8 +155,8 @@ VARIANTS = {
     "without_replacement": ([], without_replacement),
     "averaged_0.99": ([], lambda: averaged_weights(0.99)),
     "longer_blocks": ([], longer_and_longer),
-    "muon": ([], muon),
-    "muon_lr_double": (["--learning_rate=3e-3"], muon),
+    "muon": (["--optimizer=muon"], None),
+    "muon_lr_double": (["--optimizer=muon", "--learning_rate=3e-3"], None),
 }
 
 

@@ -369,8 +369,8 @@ def test_what_the_fuzzer_found(run, book, home, fails):
     with pytest.raises(SystemExit):
         plot_loss.main(["run", "--a\nb"])
     checkpoint = torch.load(run / "ckpt.pt", weights_only=True)
-    for optimizer in ({"state": torch.zeros(3)}, {"state": {0: torch.zeros(3)}}, {}):
-        torch.save(checkpoint | {"optimizer": optimizer}, run / "ckpt.pt")
+    for state in ([{"state": torch.zeros(3)}], [{"state": {0: torch.zeros(3)}}], [{}], [], [{"state": {}}] * 2, {}):
+        torch.save(checkpoint | {"optimizer": state}, run / "ckpt.pt")
         assert "ckpt.pt" in fails(train.main, FURTHER)
 
 

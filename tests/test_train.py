@@ -1,3 +1,5 @@
+from errors import UserError
+
 import itertools
 import json
 import math
@@ -119,13 +121,13 @@ def test_what_is_logged_and_evaluated_changes_nothing(book, run):
 
 def test_the_groups_of_the_optimizer(book):
     assert train.main([*TINY, "--weight_decay=0", "--max_steps=1"]) == 0
-    groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
+    groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"][0]["param_groups"]
     model = GPT(load_checkpoint(book / "out" / "run" / "ckpt.pt")["config"], 400)
     vectors = sum(p.dim() < 2 for p in model.parameters())
     assert [len(g["params"]) for g in groups] == [1, len(list(model.parameters())) - vectors - 1, vectors]
     flags = ["--resume", "--weight_decay=0.5", "--embedding_lr=0.1", "--max_steps=2"]  # what is new counts
     assert train.main([*TINY, *flags]) == 0
-    groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"]["param_groups"]
+    groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"][0]["param_groups"]
     assert [g["weight_decay"] for g in groups] == [0.5, 0.5, 0.0]
     assert [g["lr"] / groups[1]["lr"] for g in groups] == pytest.approx([10, 1, 1])
 
@@ -138,7 +140,9 @@ def test_gradients_are_clipped(book):
     assert not same_weights(weights(book, "free"), weights(book, "tight"))
 
 
-@pytest.mark.parametrize("flags", [["--dtype=bfloat16"], ["--dtype=float16"], ["--dropout=0.1"], ["--compile=on"]])
+@pytest.mark.parametrize(
+    "flags", [["--dtype=bfloat16"], ["--dtype=float16"], ["--dropout=0.1"], ["--compile=on"], ["--optimizer=muon"]]
+)
 def test_other_arithmetic_learns_too(book, flags):
     assert train.main([*TINY, *flags]) == 0
     log = records(book)
@@ -187,6 +191,24 @@ def test_resuming(book, run, capsys, fails):
     assert same_weights(weights(book, "new"), load_checkpoint(run / "best.pt")["model"]) is False
     assert "n_embd 32, the config says 64" in fails(train.main, [*TINY, "--resume", "--n_embd=64"])
     assert "block_size" in fails(train.main, [*TINY, "--resume", "--block_size=16"])
+    assert "optimizer adamw, the config says muon" in fails(train.main, [*TINY, "--resume", "--optimizer=muon"])
+
+
+def test_muon_goes_on_exactly(book, monkeypatch, fails):
+    flags = [*TINY, "--optimizer=muon", "--tie_embeddings=False"]
+    assert train.main([*flags, "--run=whole"]) == 0
+    starts = train.block_starts
+
+    def fail_late(seed, step, *sizes):
+        if step == 15:
+            raise UserError("enough")
+        return starts(seed, step, *sizes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "block_starts", fail_late)
+        fails(train.main, flags)
+    assert train.main([*flags, "--resume"]) == 0
+    assert same_weights(weights(book), weights(book, "whole"))
 
 
 def test_an_existing_run_is_refused(run, fails):
