@@ -1,6 +1,6 @@
 """Compare training recipes on three corpora and several seeds, at equal tokens. Findings: docs/EXPERIMENTS.md.
 
-    python docs/experiments.py [--steps=1500] [--seeds=3] [--jobs=2] [VARIANT ...]
+    python docs/experiments.py [--steps=1500] [--seeds=3] [--jobs=2] [--corpora=sanguo,…] [VARIANT ...]
 
 Needs data/sanguo.py, data/shakespeare.py and data/poetry.py, tokenized with a vocabulary of 4,000. Trains
 config/tiny.py with each variant, every run on one thread, and prints the bits per character of the whole
@@ -142,6 +142,9 @@ VARIANTS = {
     "beta2_0.99": (["--beta2=0.99"], None),
     "beta1_0.95": (["--beta1=0.95"], None),
     "dropout_0.1": (["--dropout=0.1"], None),
+    "dropout_0.2": (["--dropout=0.2"], None),
+    "dropout_0.1_floor_zero": (["--dropout=0.1", "--min_lr=0"], None),
+    "dropout_0.1_lr_double": (["--dropout=0.1", "--learning_rate=3e-3"], None),
     "batch_half": (["--batch_size=3", "--max_steps={2*steps}"], None),
     "batch_double": (["--batch_size=12", "--max_steps={steps//2}"], None),
     "kv_heads_1": (["--n_kv_head=1"], None),
@@ -188,6 +191,7 @@ def main(argv=None):
     parser.add_argument("variants", nargs="*", default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--corpora", default=",".join(CORPORA))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--one", nargs=2, metavar=("CORPUS", "SEED"), help="do one run here and print its result")
     args = parser.parse_args(argv)
@@ -198,7 +202,8 @@ def main(argv=None):
 
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     names = ["base", *(v for v in args.variants if v != "base")]
-    todo = [(v, c, seed) for v in names for c in CORPORA for seed in range(args.seeds)]
+    corpora = args.corpora.split(",")
+    todo = [(v, c, seed) for v in names for c in corpora for seed in range(args.seeds)]
 
     def measure(job):
         key = " ".join(map(str, (*job, args.steps)))
@@ -215,7 +220,7 @@ def main(argv=None):
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(measure, [job for job in todo if job[0] == name]))
         cells = []
-        for corpus in CORPORA:
+        for corpus in corpora:
             bpc, base = (
                 np.array([results[f"{v} {corpus} {seed} {args.steps}"] for seed in range(args.seeds)])
                 for v in (name, "base")
