@@ -185,22 +185,20 @@ def make_optimizers(model, config) -> list:
     Muon (https://arxiv.org/abs/2502.16982) makes the update of a matrix orthogonal, which has a meaning for
     matrices between two layers only: the embedding, the head and the vectors stay with AdamW.
     """
-    embedding = [model.embedding.weight]
-    matrices = [p for p in model.parameters() if p.dim() >= 2 and p is not embedding[0]]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
     inner = [p for p in model.blocks.parameters() if p.dim() >= 2]
-    decay, peak = config.weight_decay, config.learning_rate
+    head = [] if model.config.tie_embeddings else [model.lm_head.weight]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    decay, peak, muon = config.weight_decay, config.learning_rate, config.optimizer == "muon"
     groups = [
-        {"params": embedding, "weight_decay": decay, "peak": config.embedding_lr or peak},
-        {"params": matrices, "weight_decay": decay, "peak": peak},
+        {"params": [model.embedding.weight], "weight_decay": decay, "peak": config.embedding_lr or peak},
+        {"params": head if muon else inner + head, "weight_decay": decay, "peak": peak},
         {"params": vectors, "weight_decay": 0.0, "peak": peak},
     ]
-    others = []
-    if config.optimizer == "muon":
-        groups[1]["params"] = [p for p in matrices if not any(p is q for q in inner)]
+    optimizers = [torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)]
+    if muon:
         group = {"params": inner, "weight_decay": decay, "peak": peak}
-        others = [torch.optim.Muon([group], lr=0.0, adjust_lr_fn="match_rms_adamw")]
-    return [torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True), *others]
+        optimizers.append(torch.optim.Muon([group], lr=0.0, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 class Stop:
