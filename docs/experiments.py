@@ -172,7 +172,8 @@ def train_one(variant, dataset, seed, steps):
     flags = [word.format_map(_Numbers(steps)) for word in flags]
     run = f"experiment_{variant}_{dataset}_{seed}"
     own = f"--dataset={dataset} --seed={seed} --run={run} --max_steps={steps} --eval_interval={10 * steps}"
-    train.main(["config/tiny.py", "--overwrite", "--eval_tokens=100000", *own.split(), *flags])
+    base = ["config/tiny.py", "--overwrite", "--eval_tokens=100000", "--dropout=0", "--min_lr=1e-4"]
+    train.main([*base, *own.split(), *flags])
     log = json.loads((ROOT / "out" / run / "loss_log.json").read_text(encoding="utf-8"))
     shutil.rmtree(ROOT / "out" / run)
     return log["records"][-1]["val_bpc"]
