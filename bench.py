@@ -10,11 +10,10 @@ A figure of a noisy machine says little; ratios taken in one run say more. Each 
 
 from errors import reports_errors
 
-import contextlib
 import dataclasses
 import datetime
+import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,9 +39,9 @@ from train import (
     device_name,
     flops_per_token,
     make_optimizers,
-    pays_to_compile,
-    pick_dtype,
+    pick_arithmetic,
     set_up,
+    should_compile,
     token_lengths,
 )
 
@@ -90,18 +89,14 @@ def measure_limits(table, device, dtype):
     return flops, bandwidth
 
 
-def measure_training(table, config, model, tokens, autocast, dtype):
+def measure_training(table, config, model, tokens, autocast, scaler):
     """The loop of train.py, with a clock between its parts. Returns FLOP/s."""
     device = tokens.device
     optimizers = make_optimizers(model, config)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = group["peak"] / 100
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     n_starts = len(tokens.array) - config.block_size
     n_micro = config.batch_size // config.micro_size
     forward, parameters = model, list(model.parameters())
-    compiled = config.compile == "on" or (config.compile == "auto" and pays_to_compile(model, device))
-    if compiled:
+    if should_compile(model, device):
         start = time.perf_counter()
         starts = block_starts(config.seed, 0, config.micro_size, n_starts)
         forward = compile_model(model, *tokens.blocks(starts), autocast)
@@ -147,10 +142,12 @@ def measure_training(table, config, model, tokens, autocast, dtype):
     speed = config.batch_size * config.block_size / step_time
     table.add("training", speed, "tok/s", f"{config.batch_size} x {config.block_size} tokens a step")
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
+        table.add("training: peak memory", torch.cuda.max_memory_allocated(device) / 1e6, "MB", "of the GPU")
+    elif os.name == "posix":
+        import resource
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    table.add("training: peak memory", peak / 1e6, "MB", "of the GPU" if device.type == "cuda" else "of the process")
+        table.add("training: peak memory", peak / 1e6, "MB", "of the process")
     return speed * flops_per_token(model)
 
 
@@ -167,7 +164,7 @@ def measure_sampling(table, model, batch_size, bandwidth, n_tokens):
     table.add(f"sampling, batch of {batch_size}", batch_size / step_time, "tok/s", f"{read:.0%} of reading memory")
 
 
-def measure_tokenizer(table, corpus, config, scratch):
+def measure_tokenizer(table, corpus, config, tokenizer, scratch):
     """Learning and encoding on a few megabytes of the corpus."""
     sample, _ = train_tokenizer.sample_corpus(corpus)
     sample = sample[: max(1, len(sample) // 4)]
@@ -175,7 +172,6 @@ def measure_tokenizer(table, corpus, config, scratch):
     cpu = torch.device("cpu")
     learning = seconds(lambda: train_tokenizer.learn(train_tokenizer.new_tokenizer(), sample, config), cpu, 3)
     table.add("learning a tokenizer", size / learning, "MB/s", f"{config.vocab_size:,} tokens from {size:.1f} MB")
-    tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir)
     encoding = seconds(lambda: tokenizer.encode_batch(sample, add_special_tokens=False), cpu, 3)
     table.add("encode_batch", size / encoding, "MB/s", "the tokenizers library alone")
     with open(Path(scratch) / "tokens.bin", "wb") as file:
@@ -193,16 +189,15 @@ def main(argv=None):
     config, args = load_config(argv, parser)
     meta = read_meta(config.tokens_dir)
     device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
+    dtype, autocast, scaler = pick_arithmetic(config.dtype, device)
     set_up(device)
-    autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     table = Table()
     torch.manual_seed(config.seed)
     model = GPT(config, meta["vocab_size"]).to(device)
     hardware = f"{device.type} ({device_name(device)})"
     print(f"{hardware}, torch {torch.__version__}; {sum(model.parameter_counts()):,} parameters")
 
-    flops = measure_training(table, config, model, Tokens(config, meta, "train", device), autocast, dtype)
+    flops = measure_training(table, config, model, Tokens(config, meta, "train", device), autocast, scaler)
     most, bandwidth = measure_limits(table, device, dtype)
     table.add("training: arithmetic", flops / 1e9, "GFLOP/s", f"{flops / most:.0%} of the matrix product")
 
@@ -221,7 +216,7 @@ def main(argv=None):
         state = {"model": model.state_dict()}
         took = seconds(lambda: save_checkpoint(path, state), device, 5)
         table.add("writing weights", 1000 * took, "ms", f"{path.stat().st_size / 1e6:.0f} MB, flushed to the disk")
-        measure_tokenizer(table, Corpus(config), config, scratch)
+        measure_tokenizer(table, Corpus(config), config, tokenizer, scratch)
 
     for script in SCRIPTS:
         command = [sys.executable, Path(__file__).parent / script, "--help"]

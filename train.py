@@ -151,7 +151,8 @@ def token_lengths(tokenizer):
     return np.array([len(piece) for piece in pieces]), np.array(characters)
 
 
-def pick_dtype(name, device) -> torch.dtype:
+def pick_arithmetic(name, device):
+    """(dtype, autocast, scaler): the weights stay float32, autocast casts them where dtype is another."""
     if name == "auto":
         if device.type == "cuda":
             name = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
@@ -159,7 +160,9 @@ def pick_dtype(name, device) -> torch.dtype:
             name = "bfloat16"
         else:
             name = "float32"
-    return getattr(torch, name)
+    dtype = getattr(torch, name)
+    autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    return dtype, autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 def keep_freed_memory():
@@ -306,9 +309,11 @@ def flops_per_token(model) -> int:
     return 6 * sum(model.parameter_counts()) + 12 * c.n_layer * c.n_head * c.head_size * c.block_size
 
 
-def pays_to_compile(model, device) -> bool:
-    """Always on a GPU; on a CPU, where it takes half a minute and saves a sixth of each step, in longer runs."""
+def should_compile(model, device) -> bool:
+    """auto: always on a GPU; on a CPU, where it takes half a minute and saves a sixth of a step, in longer runs."""
     c = model.config
+    if c.compile != "auto":
+        return c.compile == "on"
     work = flops_per_token(model) * c.max_steps * c.batch_size * c.block_size
     return device.type == "cuda" or (device.type == "cpu" and work > 2e14)  # ten minutes on two cores
 
@@ -395,15 +400,12 @@ def main(argv=None):
     evaluation = Evaluation(config, Tokens(config, meta, "val", device), token_lengths(tokenizer))
 
     # --- model and optimizer
-    dtype = pick_dtype(config.dtype, device)
+    dtype, autocast, scaler = pick_arithmetic(config.dtype, device)
     set_up(device)
     torch.manual_seed(config.seed)
     model = GPT(config, meta["vocab_size"]).to(device)
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    mixed = dtype != torch.float32
-    autocast = torch.autocast(device.type, dtype) if mixed else contextlib.nullcontext()
 
     with Stop() as stop, only_writer(config.run_dir):
         # --- where to begin
@@ -421,7 +423,7 @@ def main(argv=None):
                 print("warning: the training tokens are not those that this run began with")
 
         # --- compile: a first step whose gradients are thrown away
-        compiled = config.compile == "on" or (config.compile == "auto" and pays_to_compile(model, device))
+        compiled = should_compile(model, device)
         print_plan(config, meta, model, device, dtype, compiled)
         n_starts = len(train_tokens.array) - config.block_size
         forward = model

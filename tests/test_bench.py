@@ -1,11 +1,12 @@
 import json
 
+import torch
 from conftest import TINY
 
 import bench
 from config import load_config
 from model import GPT
-from train import pays_to_compile
+from train import should_compile
 
 
 def test_the_table_and_the_file(book, tmp_path, capsys, monkeypatch):
@@ -35,8 +36,6 @@ def test_without_data_it_says_what_to_run(home, fails):
 
 
 def test_only_long_runs_are_compiled_on_a_cpu():
-    import torch
-
     for path, expected in (("config/tiny.py", False), ("config/small.py", True)):
         config, _ = load_config([path], bench.ArgumentParser())
-        assert pays_to_compile(GPT(config, 4000), torch.device("cpu")) == expected
+        assert should_compile(GPT(config, 4000), torch.device("cpu")) == expected
