@@ -286,17 +286,18 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
     enough = top_p if top_p < 1 else math.inf  # sums are inexact
     # Without sorting: a token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
     # If it does not belong, neither do the less likely ones; draw again from the others.
-    token, outside = None, torch.ones_like(highest, dtype=torch.bool)
-    while outside.any():
+    token, outside = torch.zeros_like(highest, dtype=torch.int64), torch.ones_like(highest, dtype=torch.bool)
+    while True:
         cumulative = p.cumsum(dim=-1)
         point = torch.rand(highest.shape, generator=generator, device=p.device) * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, point, right=True)
-        token = drawn if token is None else torch.where(outside, drawn, token)
+        token = torch.where(outside, drawn, token)
         p_token = p.gather(1, token)
         more_likely = p.where(p > p_token, 0).sum(dim=-1, keepdim=True)
         outside = (p_token < most) & ((more_likely >= enough) | (p_token < min_p * most))
+        if not outside.any():
+            return token[:, 0]
         p = p.masked_fill(outside & (p <= p_token), 0)
-    return token[:, 0]
 
 
 class TextStream:
