@@ -36,94 +36,30 @@ RESULTS = ROOT / "out" / "experiments.json"
 # --- what no setting of the scripts can do, as changes to train.py while it runs
 
 
-def change_init(change):
-    class Changed(train.GPT):
-        def __init__(self, *args):
-            super().__init__(*args)
-            with torch.no_grad():
-                change(self)
-
-    train.GPT = Changed
-
-
 def zero_projections():
     """Output projections start at zero, so that every block starts as the identity."""
-    change_init(lambda model: [b.zero_() for name, b in model.named_parameters() if name.endswith("proj.weight")])
 
+    class Zero(train.GPT):
+        def __init__(self, *args):
+            super().__init__(*args)
+            for name, weight in self.named_parameters():
+                if name.endswith("proj.weight"):
+                    torch.nn.init.zeros_(weight)
 
-def scale_embedding(factor):
-    change_init(lambda model: model.embedding.weight.mul_(factor))
+    train.GPT = Zero
 
 
 def linear_decay():
     """Linear instead of cosine."""
+    cosine = train.get_lr
 
     def get_lr(step, config):
         if step < config.warmup_steps:
-            return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+            return cosine(step, config)
         left = (config.max_steps - step) / (config.max_steps - config.warmup_steps)
         return config.min_lr + left * (config.learning_rate - config.min_lr)
 
     train.get_lr = get_lr
-
-
-def without_replacement(block_size=128):
-    """Each epoch cuts the text at another place into blocks, and reads every block once."""
-
-    def block_starts(seed, step, batch_size, n_starts):
-        n_blocks = n_starts // block_size
-        starts = []
-        for position in range(step * batch_size, (step + 1) * batch_size):
-            chance = np.random.default_rng((seed, position // n_blocks))
-            offset = chance.integers(block_size)
-            starts.append(offset + block_size * chance.permutation(n_blocks)[position % n_blocks])
-        return np.array(starts)
-
-    train.block_starts = block_starts
-
-
-def averaged_weights(decay):
-    """An exponential average of the weights is evaluated, not the last ones."""
-    step, run = torch.optim.AdamW.step, train.Evaluation.run
-    average = {}
-
-    def step_and_average(self, *args):
-        step(self, *args)
-        for group in self.param_groups:
-            for p in group["params"]:
-                average.setdefault(p, p.detach().clone()).lerp_(p.detach(), 1 - decay)
-
-    def run_average(self, *args):
-        last = {p: p.detach().clone() for p in average}
-        for p in average:
-            p.data.copy_(average[p])
-        result = run(self, *args)
-        for p in average:
-            p.data.copy_(last[p])
-        return result
-
-    torch.optim.AdamW.step, train.Evaluation.run = step_and_average, run_average
-
-
-def longer_and_longer(seed_lengths=((0.25, 32), (0.5, 64), (1.0, 128))):
-    """Short blocks first, as many tokens in each step."""
-
-    def blocks(self, starts):
-        step, max_steps = longer_and_longer.step, longer_and_longer.max_steps
-        length = next(size for share, size in seed_lengths if step <= share * max_steps)
-        if self.name.name == "val.bin" or length == self.block_size:
-            return original(self, starts)
-        pieces = self.block_size // length
-        starts = (starts[:, None] + length * np.arange(pieces)).ravel()
-        ids = torch.from_numpy(self.read(starts[:, None] + np.arange(length + 1)).astype(np.int64))
-        return ids[:, :-1], ids[:, 1:]
-
-    def get_lr(step, config):
-        longer_and_longer.step, longer_and_longer.max_steps = step, config.max_steps
-        return lr(step, config)
-
-    original, lr = train.Tokens.blocks, train.get_lr
-    train.Tokens.blocks, train.get_lr = blocks, get_lr
 
 
 # name: (flags, change)
@@ -145,19 +81,14 @@ VARIANTS = {
     "dropout_0.2": (["--dropout=0.2"], None),
     "dropout_0.1_floor_zero": (["--dropout=0.1", "--min_lr=0"], None),
     "dropout_0.1_lr_double": (["--dropout=0.1", "--learning_rate=3e-3"], None),
-    "batch_half": (["--batch_size=3", "--max_steps={2*steps}"], None),
-    "batch_double": (["--batch_size=12", "--max_steps={steps//2}"], None),
+    "batch_half": (["--batch_size=3", "--max_steps={double}"], None),
+    "batch_double": (["--batch_size=12", "--max_steps={half}"], None),
     "kv_heads_1": (["--n_kv_head=1"], None),
     "kv_heads_4": (["--n_kv_head=4"], None),
     "deep": (["--n_layer=4", "--n_embd=96", "--n_head=3", "--n_kv_head=1"], None),
     "wide": (["--n_layer=1", "--n_embd=176"], None),
     "untied": (["--tie_embeddings=False"], None),
     "zero_projections": ([], zero_projections),
-    "embedding_init_half": ([], lambda: scale_embedding(0.5)),
-    "embedding_init_double": ([], lambda: scale_embedding(2.0)),
-    "without_replacement": ([], without_replacement),
-    "averaged_0.99": ([], lambda: averaged_weights(0.99)),
-    "longer_blocks": ([], longer_and_longer),
     "muon": (["--optimizer=muon"], None),
     "muon_lr_double": (["--optimizer=muon", "--learning_rate=3e-3"], None),
 }
@@ -169,7 +100,7 @@ def train_one(variant, dataset, seed, steps):
     if change:
         change()
     torch.set_num_threads(1)
-    flags = [word.format_map(_Numbers(steps)) for word in flags]
+    flags = [word.format(double=2 * steps, half=steps // 2) for word in flags]
     run = f"experiment_{variant}_{dataset}_{seed}"
     own = f"--dataset={dataset} --seed={seed} --run={run} --max_steps={steps} --eval_interval={10 * steps}"
     base = ["config/tiny.py", "--overwrite", "--eval_tokens=100000", "--dropout=0", "--min_lr=1e-4"]
@@ -177,13 +108,6 @@ def train_one(variant, dataset, seed, steps):
     log = json.loads((ROOT / "out" / run / "loss_log.json").read_text(encoding="utf-8"))
     shutil.rmtree(ROOT / "out" / run)
     return log["records"][-1]["val_bpc"]
-
-
-class _Numbers(dict):
-    """For {steps//2} in a flag."""
-
-    def __init__(self, steps):
-        self["2*steps"], self["steps//2"] = 2 * steps, steps // 2
 
 
 @reports_errors
