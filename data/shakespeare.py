@@ -8,6 +8,7 @@ Foundation, from Project Gutenberg); its archive is downloaded, and nothing of i
 """
 
 import hashlib
+import http.client
 import io
 import re
 import sys
@@ -36,7 +37,7 @@ def fetch() -> bytes:
     try:
         with urllib.request.urlopen(ARCHIVE, timeout=60) as response:
             return response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{ARCHIVE} could not be downloaded ({error}); check the network and run this again") from None
 
 
