@@ -19,7 +19,7 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BOS, EOS = 1, 2  # their positions in that list are their ids
 BEST, LATEST, LOG = "best.pt", "ckpt.pt", "loss_log.json"
 LARGEST = 1 << 28  # bytes
-TOKENIZER_REMEDY = "run train_tokenizer.py with the same config"
+TOKENIZER_REMEDY = "run train_tokenizer.py (with init_from, prepare.py) with the same config"
 
 
 @contextlib.contextmanager
@@ -127,25 +127,35 @@ def read_tokenizer(folder) -> str:
 
 
 def parse_tokenizer(text, where):
-    """The tokenizers.Tokenizer in a JSON text. `where`: its file, for the error message."""
+    """The tokenizers.Tokenizer in a JSON text: byte-level BPE. `where`: its file, for the error message."""
     from tokenizers import Tokenizer
 
     settings = parse_json(text, where, TOKENIZER_REMEDY)
     try:
-        for key in ("normalizer", "truncation", "padding", "post_processor"):
-            if settings[key] is not None:  # could turn a short text into gigabytes, or a long one into nothing
+        if settings["normalizer"] not in (None, {"type": "NFC"}):  # could turn a short text into gigabytes
+            raise ValueError("it has a normalizer other than NFC")
+        for key in ("truncation", "padding"):
+            if settings[key] is not None:
                 raise ValueError(f"it has a {key}")
-        if [(token["id"], token["content"]) for token in settings["added_tokens"]] != [*enumerate(SPECIAL_TOKENS)]:
-            raise ValueError(f"its special tokens are not {' '.join(SPECIAL_TOKENS)}")
         tokenizer = Tokenizer.from_str(text)
         token_bytes(tokenizer)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the library is no Exception
-        raise UserError(f"{where}: not a tokenizer of train_tokenizer.py ({error}); {TOKENIZER_REMEDY}") from None
+        raise UserError(f"{where}: not a byte-level BPE tokenizer ({error}); {TOKENIZER_REMEDY}") from None
     # A corpus may contain the text "<eos>". tokenizer.json does not keep this setting.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def special_ids(tokenizer, config, where):
+    """(bos, eos): the tokens that begin and end a document. bos is None where there is none, as in Qwen3."""
+    ids = {name: tokenizer.token_to_id(name) for name in (config.bos_token, config.eos_token) if name}
+    for key in ("bos_token", "eos_token"):
+        name = getattr(config, key)
+        if ids.get(name) is None and (name or key == "eos_token"):
+            raise UserError(f"{where}: {key} {name!r} is no token of it; set {key} to one that it has")
+    return ids.get(config.bos_token), ids[config.eos_token]
 
 
 def token_bytes(tokenizer) -> list[bytes]:
@@ -157,11 +167,17 @@ def token_bytes(tokenizer) -> list[bytes]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
-    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
-    try:
-        return [b"" if t in SPECIAL_TOKENS else bytes(byte_of[c] for c in t) for t in tokens]
-    except (KeyError, TypeError):
-        raise ValueError("a token is not made of bytes, or missing") from None
+    added = tokenizer.get_added_tokens_decoder()  # written as they are
+    pieces = []
+    for i in range(tokenizer.get_vocab_size()):
+        try:
+            if i in added:
+                pieces.append(b"" if added[i].special else added[i].content.encode())
+            else:
+                pieces.append(bytes(byte_of[c] for c in tokenizer.id_to_token(i)))
+        except (KeyError, TypeError):
+            raise ValueError(f"token {i} is not made of bytes, or missing") from None
+    return pieces
 
 
 # --- tokens
@@ -273,6 +289,8 @@ def load_checkpoint(path, resumable=False) -> dict:
         for key, kind in kinds.items():
             if not isinstance(checkpoint.get(key), kind):
                 raise ValueError(f"it lacks {key}")
+        if not checkpoint["model"]["embedding.weight"].dim() == 2:
+            raise ValueError("its embedding is no matrix")
         if not 0 <= checkpoint["step"] < 1 << 31:
             raise ValueError(f"it is of step {checkpoint['step']}")
         if resumable:

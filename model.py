@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from files import BOS, EOS
+from files import BOS, EOS, check_tensors, parse_tokenizer, special_ids, token_bytes
 
 
 class RMSNorm(nn.Module):
@@ -140,6 +140,7 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config = config
+        self.bos, self.eos = BOS, EOS  # until a tokenizer says otherwise
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = RMSNorm(config.n_embd, config.norm_eps)
@@ -233,27 +234,30 @@ class GPT(nn.Module):
         if isinstance(prompt, str):
             text = TextStream(self.token_bytes)
             for token in self.stream(self.encode(prompt), max_new_tokens, **sampling):
-                if token.item() == EOS and not ignore_eos:
+                if token.item() == self.eos and not ignore_eos:
                     break
                 text.add(token.item())
             return prompt + text.so_far
         idx, ended = prompt, torch.zeros(prompt.size(0), dtype=torch.bool, device=prompt.device)
         for token in self.stream(prompt, max_new_tokens, **sampling):
             if not ignore_eos:
-                token = token.masked_fill(ended, EOS)
-                ended |= token == EOS
+                token = token.masked_fill(ended, self.eos)
+                ended |= token == self.eos
             idx = torch.cat((idx, token[:, None]), dim=1)
             if ended.all():
                 break
         return idx
 
     def encode(self, prompt: str):
-        """<bos> and the tokens of a text, (1, T); of a long text its end."""
+        """<bos>, if the tokenizer has it, and the tokens of a text, (1, T); of a long text its end."""
         try:
             prompt.encode()
         except UnicodeEncodeError:
             raise UserError("the prompt holds bytes or half characters that are not valid text") from None
-        ids = [BOS, *self.tokenizer.encode(prompt, add_special_tokens=False).ids]
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        if self.bos is not None:
+            ids = [self.bos, *ids]
+        ids = ids or [self.eos]  # a document begins where another has ended
         room = self.config.block_size - 1
         if len(ids) > room:
             print(f"warning: the prompt has {len(ids):,} tokens, the model sees its last {room:,}", file=sys.stderr)
@@ -313,6 +317,24 @@ class TextStream:
         text = self.decoder.decode(self.token_bytes[token])
         self.so_far += text
         return text
+
+
+def from_checkpoint(checkpoint, path) -> GPT:
+    """The model in a checkpoint, on the CPU, with its tokenizer. Raises UserError, naming `path`."""
+    config, weights = checkpoint["config"], checkpoint["model"]
+    tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
+    n_tokens, n_rows = tokenizer.get_vocab_size(), len(weights["embedding.weight"])
+    if n_rows < n_tokens or (n_rows > n_tokens and not config.init_from):  # published models have spare rows
+        raise UserError(f"{path}: damaged: embedding.weight has {n_rows:,} rows for {n_tokens:,} tokens")
+    with torch.device("meta"):  # takes no memory: a stranger's config may ask for terabytes
+        expected = GPT(config, n_rows).state_dict()
+    check_tensors(weights, expected, path)
+    model = GPT(config, n_rows)
+    model.load_state_dict(weights)
+    model.tokenizer = tokenizer
+    model.token_bytes = token_bytes(tokenizer) + [b""] * (n_rows - n_tokens)
+    model.bos, model.eos = special_ids(tokenizer, config, path)
+    return model
 
 
 def pick_device(name) -> torch.device:

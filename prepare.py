@@ -2,7 +2,7 @@
 
     python prepare.py config/small.py
 
-Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/tokenizer.json
+Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/tokenizer.json (or init_from's)
 Writes  data/<dataset>/bpe<vocab_size>/train.bin, val.bin (little-endian ids, nothing else) and meta.json
 """
 
@@ -12,13 +12,26 @@ import hashlib
 import shlex
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+import pretrained
 from config import ArgumentParser, load_config
 from corpus import Corpus
-from files import BOS, EOS, atomic_write, only_writer, parse_tokenizer, read_tokenizer, sha256, write_json
+from files import (
+    BOS,
+    EOS,
+    atomic_write,
+    only_writer,
+    parse_tokenizer,
+    read_tokenizer,
+    scratch_folder,
+    sha256,
+    special_ids,
+    write_json,
+)
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 
@@ -57,8 +70,8 @@ def entropy(counts) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def encode(corpus, tokenizer, splits):
-    """Write every document as <bos> … <eos> into its split."""
+def encode(corpus, tokenizer, splits, bos=BOS, eos=EOS):
+    """Write every document as <bos> … <eos> into its split; a model may know no <bos>."""
     document_in = None  # the split of the document that is not closed yet
     progress = tqdm(total=corpus.characters, unit="char", unit_scale=True, desc="encoding", disable=None)
     for batch in batches(corpus.split()):
@@ -67,8 +80,8 @@ def encode(corpus, tokenizer, splits):
         for (name, text, is_new), encoding in zip(batch, encoded, strict=True):
             if is_new:
                 if document_in:
-                    ids[document_in].append(EOS)
-                ids[name].append(BOS)
+                    ids[document_in].append(eos)
+                ids[name].extend([] if bos is None else [bos])
                 document_in = name
                 splits[name].documents += 1
             ids[name].extend(encoding.ids)
@@ -77,7 +90,7 @@ def encode(corpus, tokenizer, splits):
             progress.update(len(text))
         for name, split in splits.items():
             split.write(ids[name])
-    splits[document_in].write([EOS])
+    splits[document_in].write([eos])
     progress.close()
 
 
@@ -94,22 +107,35 @@ def batches(pieces):
         yield batch
 
 
+def keep_tokenizer(text, folder):
+    """Put the tokenizer of a pretrained model beside its tokens; other shards may do so at the same time."""
+    with scratch_folder(folder) as scratch:
+        copy = Path(scratch) / "tokenizer.json"
+        with atomic_write(copy, "w") as file:
+            file.write(text)
+        copy.replace(folder / "tokenizer.json")
+
+
 @reports_errors
 def main(argv=None):
     config, args = load_config(argv, ArgumentParser(description=__doc__))
     start = time.time()
     folder = config.tokens_dir
-    text = read_tokenizer(folder)
-    tokenizer = parse_tokenizer(text, folder / "tokenizer.json")
+    tokenizer_file = folder / "tokenizer.json"
+    text = pretrained.read_tokenizer(config.init_from) if config.init_from else read_tokenizer(folder)
+    tokenizer = parse_tokenizer(text, tokenizer_file)
+    bos, eos = special_ids(tokenizer, config, tokenizer_file)
     vocab_size = tokenizer.get_vocab_size()
     dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
     corpus = Corpus(config)
     corpus.describe()
 
     with only_writer(folder):
+        if config.init_from:
+            keep_tokenizer(text, folder)
         with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
             splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
-            encode(corpus, tokenizer, splits)
+            encode(corpus, tokenizer, splits, bos, eos)
             for file in (train, val):
                 file.flush()  # a full disk must show while the old files are there
             # From here until the new meta.json is there, the folder counts as not prepared.

@@ -15,11 +15,9 @@ from errors import UserError, reports_errors
 import inspect
 import sys
 
-import torch
-
 from config import ArgumentParser
-from files import BEST, EOS, LATEST, check_tensors, find_run, is_number, load_checkpoint, parse_tokenizer, token_bytes
-from model import GPT, TextStream, pick_device
+from files import BEST, LATEST, find_run, is_number, load_checkpoint
+from model import GPT, TextStream, from_checkpoint, pick_device
 
 LONGEST_PROMPT = 1 << 20  # characters
 
@@ -33,13 +31,7 @@ def load(run="", last=False, device="auto"):
     device = pick_device(device)
     path = find_run(run, *((LATEST,) if last else (BEST, LATEST)))
     checkpoint = load_checkpoint(path)
-    tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
-    with torch.device("meta"):  # takes no memory: a stranger's config may ask for terabytes
-        expected = GPT(checkpoint["config"], tokenizer.get_vocab_size()).state_dict()
-    check_tensors(checkpoint["model"], expected, path)
-    model = GPT(checkpoint["config"], tokenizer.get_vocab_size())
-    model.load_state_dict(checkpoint["model"])
-    model.tokenizer, model.token_bytes = tokenizer, token_bytes(tokenizer)
+    model = from_checkpoint(checkpoint, path)
     val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if is_number(checkpoint.get("val_loss")) else ""
     print(f"{path}: step {checkpoint['step']:,}{val_loss}", file=sys.stderr)
     return model.eval().to(device)
@@ -53,7 +45,7 @@ def print_samples(model, prompt, args):
     print(prompt, end="", flush=True)
     for tokens in model.stream(idx, args.max_new_tokens, **args.sampling):
         for i, token in enumerate(tokens.tolist()):
-            if token == EOS and not args.ignore_eos:
+            if token == model.eos and not args.ignore_eos:
                 going[i] = False
             if going[i]:
                 text = samples[i].add(token)

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import pretrained
 from config import ArgumentParser, load_config
 from files import (
     BEST,
@@ -39,6 +40,7 @@ from files import (
     read_tokenizer,
     read_tokens,
     save_checkpoint,
+    special_ids,
     token_bytes,
     write_json,
 )
@@ -395,6 +397,7 @@ def main(argv=None):
     device = pick_device(config.device)
     train_tokens = Tokens(config, meta, "train", device)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
+    special_ids(tokenizer, config, config.tokens_dir / "tokenizer.json")
     if tokenizer.get_vocab_size() != meta["vocab_size"]:
         raise UserError(f"{config.tokens_dir}/meta.json is damaged (vocab_size); run prepare.py with the same config")
     evaluation = Evaluation(config, Tokens(config, meta, "val", device), token_lengths(tokenizer))
@@ -403,7 +406,7 @@ def main(argv=None):
     dtype, autocast, scaler = pick_arithmetic(config.dtype, device)
     set_up(device)
     torch.manual_seed(config.seed)
-    model = GPT(config, meta["vocab_size"]).to(device)
+    model = GPT(config, config.vocab_size if config.init_from else meta["vocab_size"]).to(device)
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config)
 
@@ -421,6 +424,10 @@ def main(argv=None):
             seconds_before = checkpoint["seconds"]
             if checkpoint["data"] != meta["train"]["sha256"]:
                 print("warning: the training tokens are not those that this run began with")
+        elif config.init_from:
+            if pretrained.read_tokenizer(config.init_from) != tokenizer_json:
+                raise UserError(f"{config.tokens_dir} has another tokenizer than init_from; run prepare.py again")
+            pretrained.load_weights(config.init_from, model)
 
         # --- compile: a first step whose gradients are thrown away
         compiled = should_compile(model, device)
@@ -434,6 +441,7 @@ def main(argv=None):
         header = {
             "config": dataclasses.asdict(config),
             "hardware": {"device": device.type, "name": device_name(device), "torch": torch.__version__},
+            "data": {split: meta[split] for split in ("train", "val")},
             "vocab_size": meta["vocab_size"],
             "unigram_entropy": meta["unigram_entropy"],
         }

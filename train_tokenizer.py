@@ -152,6 +152,8 @@ def report(tokenizer, vocab_size, sample, held_out):
 def main(argv=None):
     config, args = load_config(argv, ArgumentParser(description=__doc__))
     start = time.time()
+    if config.init_from:
+        raise UserError(f"init_from: {config.init_from} brings its own tokenizer; go on with prepare.py")
     corpus = Corpus(config)
     corpus.describe()
     with only_writer(config.tokens_dir):

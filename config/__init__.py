@@ -38,7 +38,11 @@ class Config:
     vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL, LARGEST)
     min_frequency: int = _key(2, "a pair of tokens is merged only if seen this often", 1)
 
+    bos_token: str = _key("<bos>", "begins a document, '' for none")
+    eos_token: str = _key("<eos>", "ends a document")
+
     # model; 0 = derived from the others
+    init_from: str = _key("", "begin with the shape and weights of a Qwen3 model (its folder) or an earlier run")
     n_layer: int = _key(6, "transformer blocks", 1, 1000)
     n_head: int = _key(6, "query heads", 1, LARGEST)
     n_kv_head: int = _key(2, "key/value heads, each shared by n_head / n_kv_head query heads", 1, LARGEST)
@@ -72,6 +76,7 @@ class Config:
     eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
     log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
     run: str = _key("", "name of the run: its folder is out/<run> (default: the config file's name)")
+    tensorboard: bool = _key(False, "write the log for TensorBoard too, into the folder of the run")
 
     # machine
     device: str = _key("auto", "cuda, mps or cpu", choices=("auto", "cuda", "mps", "cpu"))
@@ -128,7 +133,10 @@ class Config:
     @property
     def tokens_dir(self) -> Path:
         """Where a tokenizer and the tokens it made live together."""
-        return self.corpus_dir / f"bpe{self.vocab_size}"
+        if not self.init_from:
+            return self.corpus_dir / f"bpe{self.vocab_size}"
+        source = Path(self.init_from).resolve()
+        return self.corpus_dir / (source.parent if source.suffix == ".pt" else source).name
 
     @property
     def run_dir(self) -> Path:
@@ -209,6 +217,19 @@ def load_config(argv, parser):
         from_file = _read_file(Path(args.config))
         origin = {key: f"{args.config}: {key}" for key in from_file} | origin
         values = from_file | values
+    if values.get("init_from"):
+        import pretrained  # takes seconds, and few runs need it
+
+        settings = pretrained.read_settings(values["init_from"])
+        for key, value in settings.items():
+            given = values.get(key, value)
+            if key.endswith("_token"):
+                settings[key] = given
+            elif key != "vocab_size" and given != value:
+                raise UserError(f"{origin[key]}: {given}, but {values['init_from']} has {value}; leave it out")
+        where = f"init_from={values['init_from']}"
+        values |= {key: _typed(key, value, where) for key, value in settings.items()}
+        origin |= {key: f"{where}: {key}" for key in settings}
     values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
     try:
         return Config(**values), args

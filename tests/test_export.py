@@ -1,0 +1,122 @@
+"""What export.py writes, opened by the real transformers and by the reader of the gguf package."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+import export
+from sample import load
+
+TEXTS = (
+    "却说曹操引兵而去，玄德大喜。",
+    "Hello, world! It's 1949年 3.14159 and 1,000,000.",
+    "😀 emoji 👨‍👩‍👧 and 𠮷野家",
+    "def f(x):\n    return x ** 2  # code\n\n\tif a != b: pass",
+    "  spaces  and\ttabs \n\n\n  and\r\nlines  ",
+    "control \x00\x01\x1b[0m \u200b\ufeff characters",
+    "かな カナ 한국어 العربية",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """The folder of a run with hf/ and model.gguf in it."""
+    run = trained / "out" / "run"
+    assert export.main([str(run), "--format=hf"]) == 0
+    assert export.main([str(run), "--format=gguf"]) == 0
+    return run
+
+
+@pytest.fixture
+def model(exported):
+    return load(str(exported))
+
+
+@pytest.fixture
+def theirs(exported):
+    return AutoModelForCausalLM.from_pretrained(exported / "hf").eval()
+
+
+def test_transformers_computes_the_same(model, theirs):
+    assert type(theirs).__name__ == "Qwen3ForCausalLM" and theirs.dtype == torch.float32
+    idx = torch.randint(4, 300, (3, model.config.block_size))
+    with torch.inference_mode():
+        logits = theirs(idx).logits
+        assert (model.lm_head(model.hidden(idx)) - logits).abs().max() <= 1e-5 * max(1, logits.abs().max())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_transformers_tokenizes_the_same(exported, model, text):
+    tokenizer = AutoTokenizer.from_pretrained(exported / "hf")
+    own = [model.bos, *model.tokenizer.encode(text, add_special_tokens=False).ids]
+    assert tokenizer(text).input_ids == own
+    assert tokenizer.decode(own, skip_special_tokens=True) == text
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
+
+
+def test_a_literal_eos_stays_text_where_it_is_asked_to(exported, model):
+    text = "a<eos>b<bos>"
+    tokenizer = AutoTokenizer.from_pretrained(exported / "hf", split_special_tokens=True)
+    assert tokenizer(text).input_ids == model.encode(text)[0].tolist()
+
+
+def test_transformers_generates_the_same(exported, model, theirs):
+    tokenizer = AutoTokenizer.from_pretrained(exported / "hf")
+    for prompt in ("曹操", "hello", ""):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        room = model.config.block_size - ids.size(1)
+        text = tokenizer.decode(theirs.generate(ids, do_sample=False, max_new_tokens=room)[0], skip_special_tokens=True)
+        assert text == model.generate(prompt, max_new_tokens=room, temperature=0)
+
+
+def test_the_pipeline_of_the_readme(exported, model):
+    generate = pipeline("text-generation", model=str(exported / "hf"))
+    text = generate("曹操", max_new_tokens=10, do_sample=False)[0]["generated_text"]
+    assert text == model.generate("曹操", max_new_tokens=10, temperature=0)
+
+
+def test_the_card_tells_the_figures_of_the_run(exported):
+    card = (exported / "hf" / "README.md").read_text(encoding="utf-8")
+    log = json.loads((exported / "loss_log.json").read_text(encoding="utf-8"))
+    best = min(r["val_loss"] for r in log["records"] if "val_loss" in r)
+    assert f"{best:.4f} nats" in card and "(loss.png)" in card and (exported / "hf" / "loss.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 0), ("f16", 1e-3), ("bf16", 8e-3), ("q8_0", 1e-2)])
+def test_gguf_holds_the_same_weights(exported, model, theirs, tmp_path, kind, tolerance):
+    path = tmp_path / "model.gguf"
+    assert export.main([str(exported), "--format=gguf", f"--type={kind}", f"--out={path}"]) == 0
+    reader = gguf.GGUFReader(path)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, model.config.n_layer)
+    tensors = {t.name: t for t in reader.tensors}
+    weights = {n: w for n, w in theirs.state_dict().items() if n != "lm_head.weight"}
+    assert len(tensors) == len(weights)
+    for name, weight in weights.items():
+        tensor = tensors[names.get_name(name, try_suffixes=(".weight",))]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(weight.shape)
+        assert np.abs(values - weight.numpy()).max() <= tolerance * weight.abs().max()
+        assert tensor.tensor_type.name.lower() == (kind if weight.dim() == 2 else "f32")
+    assert reader.get_field("tokenizer.ggml.tokens").contents()[:4] == ["<pad>", "<bos>", "<eos>", "<unk>"]
+    assert reader.get_field("tokenizer.ggml.pre").contents() == "deepseek-v3"
+
+
+def test_half_precision_for_transformers(exported, theirs, tmp_path):
+    assert export.main([str(exported), "--type=bf16", f"--out={tmp_path / 'half'}"]) == 0
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "half", torch_dtype="auto")
+    assert half.dtype == torch.bfloat16
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(half.state_dict()[name], weight.bfloat16())
+
+
+def test_mistakes_are_one_line(exported, tmp_path, fails):
+    assert "--format=gguf" in fails(export.main, [str(exported), "--type=q8_0"])
+    assert "no run named" in fails(export.main, ["nothing"])
+    (tmp_path / "file").write_bytes(b"mine")
+    assert "folder" in fails(export.main, [str(exported), f"--out={tmp_path / 'file'}"])
+    assert "file" in fails(export.main, [str(exported), "--format=gguf", f"--out={tmp_path}"])
+    assert (tmp_path / "file").read_bytes() == b"mine"
