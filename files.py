@@ -150,11 +150,11 @@ def parse_tokenizer(text, where):
 
 def special_ids(tokenizer, config, where):
     """(bos, eos): the tokens that begin and end a document. bos is None where there is none, as in Qwen3."""
-    ids = {name: tokenizer.token_to_id(name) for name in (config.bos_token, config.eos_token) if name}
+    ids = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     for key in ("bos_token", "eos_token"):
         name = getattr(config, key)
-        if ids.get(name) is None and (name or key == "eos_token"):
-            raise UserError(f"{where}: {key} {name!r} is no token of it; set {key} to one that it has")
+        if name not in ids and (name or key == "eos_token"):
+            raise UserError(f"{where}: {key} {name!r} is no special token of it; set {key} to one that it has")
     return ids.get(config.bos_token), ids[config.eos_token]
 
 

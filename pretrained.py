@@ -74,15 +74,15 @@ def read_settings(init_from) -> dict:
 
 def _qwen3_shape(theirs, path) -> dict:
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # of transformers 5, and before
-    if not isinstance(rope, dict):
-        raise UserError(f"{path}: rope_parameters is damaged; {REMEDY}")
-    layer_types = theirs.get("layer_types") or []
+    kinds = theirs.get("layer_types") or ["full_attention"]
+    if not isinstance(rope, dict) or not isinstance(kinds, list):
+        raise UserError(f"{path} is damaged (rope_parameters or layer_types); {REMEDY}")
     for field, value, supported in (
         ("model_type", theirs.get("model_type"), "qwen3"),
         ("hidden_act", theirs.get("hidden_act", "silu"), "silu"),
         ("attention_bias", theirs.get("attention_bias", False), False),
         ("use_sliding_window", theirs.get("use_sliding_window", False), False),
-        ("layer_types", [kind for kind in layer_types if kind != "full_attention"][:1], []),
+        ("layer_types", next((k for k in kinds if k != "full_attention"), "full_attention"), "full_attention"),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
         ("quantization_config", theirs.get("quantization_config"), None),
     ):

@@ -228,18 +228,28 @@ class Stop:
 
 
 class Log:
-    """The records of a run, for loss_log.json, and its lines on the terminal."""
+    """The records of a run, for loss_log.json and TensorBoard, and its lines on the terminal."""
 
-    def __init__(self, header, records):
-        self.header, self.records = header, records
+    def __init__(self, header, records, board=None):
+        self.header, self.records, self.board = header, records, board
         self.live = sys.stdout.isatty()
         self.printed = 0.0
+        for record in records if board else ():
+            self.draw(record["step"], record)
 
     def add(self, step, **values):
         """Add to the record of a step what is finite: gradients of fp16 may not be, and JSON cannot say so."""
         if not self.records or self.records[-1]["step"] != step:
             self.records.append({"step": step})
-        self.records[-1].update({name: value for name, value in values.items() if math.isfinite(value)})
+        record = self.records[-1]
+        new = {name: v for name, v in values.items() if name not in record and math.isfinite(v)}
+        record |= new
+        if self.board:
+            self.draw(step, new)
+
+    def draw(self, step, values):
+        for name in values.keys() - {"step", "tokens", "seconds"}:
+            self.board.add_scalar(name, values[name], step)
 
     def has_evaluation(self, step) -> bool:
         return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
@@ -261,6 +271,18 @@ class Log:
 
     def save(self, run_dir):
         write_json(run_dir / LOG, self.header | {"records": self.records})
+        if self.board:
+            self.board.flush()
+
+
+def open_board(run_dir):
+    """A writer for TensorBoard. What it wrote before is in the log too, and is written anew from there."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard is not installed; python -m pip install tensorboard, or leave it out") from None
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+    return SummaryWriter(run_dir / "tensorboard")
 
 
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "ffn_size")
@@ -406,7 +428,12 @@ def main(argv=None):
     dtype, autocast, scaler = pick_arithmetic(config.dtype, device)
     set_up(device)
     torch.manual_seed(config.seed)
-    model = GPT(config, config.vocab_size if config.init_from else meta["vocab_size"]).to(device)
+    n_rows = config.vocab_size if config.init_from else meta["vocab_size"]  # published models have spare ones
+    if n_rows < meta["vocab_size"]:
+        raise UserError(
+            f"{config.init_from} has {n_rows:,} embeddings for {meta['vocab_size']:,} tokens; is it damaged?"
+        )
+    model = GPT(config, n_rows).to(device)
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config)
 
@@ -445,7 +472,7 @@ def main(argv=None):
             "vocab_size": meta["vocab_size"],
             "unigram_entropy": meta["unigram_entropy"],
         }
-        log = Log(header, records)
+        log = Log(header, records, open_board(run_dir) if config.tensorboard else None)
         if checkpoint:
             log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
             log.save(run_dir)  # a crash may have come between the checkpoint and its log

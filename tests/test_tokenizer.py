@@ -10,7 +10,7 @@ import config as config_module
 import corpus
 import train_tokenizer
 from config import Config
-from files import SPECIAL_TOKENS, parse_tokenizer, read_tokenizer, token_bytes
+from files import SPECIAL_TOKENS, parse_tokenizer, read_tokenizer, special_ids, token_bytes
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,11 @@ def test_bad_tokenizers(fails, book):
     path = config_module.ROOT / "data" / "book" / "bpe400" / "tokenizer.json"
     with pytest.raises(UserError, match="run train_tokenizer"):
         read_tokenizer(path.parent / "no")
-    for text in ("", "{", "{}", path.read_text(encoding="utf-8").replace("<pad>", "<pat>")):
+    good = path.read_text(encoding="utf-8")
+    rewriting = good.replace('"normalizer": null', '"normalizer": {"type": "NFKC"}')
+    for text in ("", "{", "{}", good.replace('"Ġ', '"天'), rewriting):
         with pytest.raises(UserError, match=r"run train_tokenizer\.py"):
             parse_tokenizer(text, path)
+    with pytest.raises(UserError, match="eos_token '<eos>'"):
+        special_ids(parse_tokenizer(good.replace("<eos>", "<end>"), path), Config(), path)
     assert "vocab_size" in fails(train_tokenizer.main, [*TINY, "--vocab_size=200"])

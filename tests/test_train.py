@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import SCRIPTS, TINY
 
 import files
 import train
@@ -363,3 +363,22 @@ def test_cached_generation_on_cuda(run):
     idx = torch.randint(4, 300, (2, 5), device="cuda")
     greedy = {"temperature": 0, "ignore_eos": True, "max_new_tokens": 60}
     assert torch.equal(model.generate(idx, **greedy), model.generate(idx, use_cache=False, **greedy))
+
+
+def test_tensorboard_shows_the_log(book):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = [*TINY, "--tensorboard"]
+    assert train.main(flags) == 0
+    assert train.main([*flags, "--max_steps=30", "--resume"]) == 0  # nothing is shown twice
+    board = EventAccumulator(str(book / "out" / "run" / "tensorboard"))
+    board.Reload()
+    for name in ("train_loss", "val_loss", "lr", "grad_norm", "val_bpc"):
+        shown = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in board.Scalars(name)]
+        assert [(r["step"], r[name]) for r in records(book) if name in r] == shown
+
+
+def test_tensorboard_is_not_imported_unless_asked_for(book):
+    code = f"import sys, config; config.ROOT = __import__('pathlib').Path({str(book)!r})\n"
+    code += f"import train; train.main({TINY!r}); assert not any('tensorboard' in name for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=SCRIPTS, capture_output=True)
