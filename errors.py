@@ -1,7 +1,9 @@
 """The one exception for what a user can mend, and how every script reports it."""
 
 import contextlib
+import datetime
 import functools
+import os
 import re
 import signal
 import sys
@@ -19,6 +21,9 @@ _script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
 if _script.is_file() and b"@reports_errors" in _script.read_bytes():
     # One of the scripts was started. A KeyboardInterrupt in the middle of an import can end in a traceback, or abort.
     let_signals_end()
+
+
+TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # started by it, as one of several processes
 
 
 class UserError(Exception):
@@ -50,22 +55,38 @@ def reports_errors(main):
         except KeyboardInterrupt:
             if is_script:
                 let_signals_end()  # to press it again does no harm
-            print("\nstopped", file=sys.stderr)
+            if first_to_report():
+                print("\nstopped", file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
             sys.stdout = None
             return 0
         except Exception as error:
             message = _explain(error)
-            if message is None:
-                raise
-            print(f"error: {one_line(message)}", file=sys.stderr)
+            if first_to_report():
+                if message is None:
+                    raise
+                print(f"error: {one_line(message)}", file=sys.stderr)
             return 1
         finally:
             if is_script:
                 let_signals_end()  # nor while Python shuts down
 
     return wrapped
+
+
+def first_to_report() -> bool:
+    """Whether no other process of torchrun's has failed before: the first one knows why, the others suffer from it."""
+    if not TORCHRUN:
+        return True
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:  # torchrun keeps this store, whichever process dies
+        store = TCPStore(address, port, timeout=datetime.timedelta(seconds=10))
+        return store.add(f"errors of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
+    except RuntimeError:  # its machine is gone
+        return True
 
 
 def one_line(text) -> str:
@@ -85,6 +106,8 @@ def _explain(error):
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error} (check that the path is right, writable, and its disk not full)"
+    if is_lost_connection(error):
+        return "the connection to another process broke off; torchrun says which one has ended, and how"
     return None
 
 
@@ -93,6 +116,12 @@ def is_out_of_memory(error):
         return True  # torch's own class, named so that scripts without torch need not import it
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def is_lost_connection(error):
+    """Of torch.distributed: its own class, named for the same reason, or a message of gloo."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return TORCHRUN and ("DistError" in names or ("RuntimeError" in names and "gloo" in str(error).lower()))
 
 
 def limit_memory():

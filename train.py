@@ -1,6 +1,7 @@
 """Train a GPT.
 
     python train.py config/small.py [--key=value ...] [--resume | --overwrite]
+    torchrun --standalone --nproc_per_node=8 train.py config/base.py ...        on 8 GPUs
 
 Reads   data/<dataset>/bpe<vocab_size>/
 Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss) and loss_log.json
@@ -8,11 +9,12 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 """
 
-from errors import UserError, is_out_of_memory, reports_errors
+from errors import TORCHRUN, UserError, is_out_of_memory, reports_errors
 
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import math
 import os
 import platform
@@ -25,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 import pretrained
 from config import ArgumentParser, load_config
@@ -45,6 +49,10 @@ from files import (
     write_json,
 )
 from model import GPT, pick_device
+
+# torchrun starts this script once for each GPU. Each process computes the gradient of its share of the batch; all make
+# the same step, with the mean of their gradients, and so keep the same weights. Process 0 alone writes and prints.
+RANK, PROCESSES = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if TORCHRUN else (0, 1)
 
 
 class Tokens:
@@ -95,6 +103,61 @@ def block_starts(seed, step, batch_size, n_starts):
     return np.random.default_rng((seed, step)).integers(0, n_starts, size=batch_size)
 
 
+def share_of_step(config):
+    """Of the batch_size sequences of a step: (those of one process, those of one forward pass of it)."""
+    limit = config.micro_batch_size or math.inf
+
+    def divides(size):
+        share = size // PROCESSES
+        return size % PROCESSES == 0 and size % min(limit, size) == 0 and share % min(limit, share) == 0
+
+    ways = range(config.batch_size, 0, -1), itertools.count(config.batch_size)
+    below, above = (next(filter(divides, way), None) for way in ways)
+    if below != above:
+        passes = f" in passes of {config.micro_size}" if config.micro_batch_size else ""
+        sizes = f"{below} and {above} do" if below else f"{above} does"
+        raise UserError(
+            f"batch_size: {config.batch_size} does not divide evenly among {PROCESSES} processes{passes}; {sizes}"
+        )
+    return below // PROCESSES, min(limit, below // PROCESSES)
+
+
+def over_all(value, operation="sum"):
+    """The sum, min or max of a number over all processes. By way of the CPU: no GPU has to be waited for."""
+    if not TORCHRUN:
+        return value
+    result = torch.from_numpy(np.array(value))
+    dist.all_reduce(result, getattr(dist.ReduceOp, operation.upper()))
+    return result.tolist()
+
+
+def check_agreement(mine):
+    """Raise UserError unless the processes begin alike: each machine may have files of its own."""
+    everyone = [None] * PROCESSES
+    dist.all_gather_object(everyone, (platform.node(), mine))
+    for rank, (machine, theirs) in enumerate(everyone):
+        for key, value in everyone[0][1].items():
+            if theirs[key] != value:
+                raise UserError(
+                    f"process {rank} on {machine} has {key} {theirs[key]}, process 0 on {everyone[0][0]} has {value};"
+                    " every machine needs the same config, data/ and out/, on a shared disk for instance"
+                )
+
+
+def own_device(name):
+    """pick_device; under torchrun, a GPU for each process."""
+    device = pick_device(name)
+    if TORCHRUN and device.type == "mps":
+        raise UserError("device mps is for one process; use --device=cpu, or start without torchrun")
+    if TORCHRUN and device.type == "cuda":
+        gpus, processes = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+        if gpus < processes:
+            raise UserError(f"{platform.node()} has {gpus} GPUs for {processes} processes; use --nproc_per_node={gpus}")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return device
+
+
 def get_lr(step, config) -> float:
     """Linear warmup, a plateau of hold_steps, then a cosine down to min_lr."""
     # 1) warmup, from the first step on above zero
@@ -115,7 +178,7 @@ class Evaluation:
     def __init__(self, config, tokens, token_lengths):
         limit = min(config.eval_tokens or len(tokens.array), len(tokens.array) - 1)
         self.starts = np.arange(max(1, limit // config.block_size)) * config.block_size
-        self.tokens, self.batch_size = tokens, config.micro_size
+        self.tokens, (_, self.batch_size) = tokens, share_of_step(config)
         # What these tokens stand for. Per byte and per character the loss can be compared between tokenizers.
         self.bytes = self.characters = 0
         for first in range(0, len(self.starts), 1024):
@@ -123,6 +186,7 @@ class Evaluation:
             ids = tokens.read(windows).ravel()
             self.bytes += int(token_lengths[0][ids].sum())
             self.characters += int(token_lengths[1][ids].sum())
+        self.starts = np.array_split(self.starts, PROCESSES)[RANK]
 
     @torch.no_grad()
     def run(self, model, autocast, stop) -> dict:
@@ -137,6 +201,7 @@ class Evaluation:
             if stop.signal:
                 break
         model.train()
+        nats, count = over_all([float(nats), float(count)])
         loss, bits = nats / count, nats / math.log(2)
         return {
             "val_loss": loss,
@@ -218,9 +283,17 @@ class Stop:
 
     def receive(self, number, frame):
         self.signal = number
+        if TORCHRUN:  # it passes on what a terminal or a scheduler may have sent already: a second one means nothing
+            return
         self.__exit__()
         with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print may be at work itself
+
+    def agreed(self):
+        """The signal that any of the processes has heard: asked where all of them pass, so that all stop together."""
+        if heard := over_all(self.signal, "max"):
+            self.signal = heard
+        return heard
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():
@@ -270,7 +343,8 @@ class Log:
         print(f"\r\033[K{line}" if self.live else line, flush=True)
 
     def save(self, run_dir):
-        write_json(run_dir / LOG, self.header | {"records": self.records})
+        if RANK == 0:
+            write_json(run_dir / LOG, self.header | {"records": self.records})
         if self.board:
             self.board.flush()
 
@@ -391,6 +465,7 @@ def print_plan(config, meta, model, device, dtype, compiled):
     changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
     print(f"config      {changes or 'the defaults'}")
     how = f"{str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}"
+    how += f", {PROCESSES} processes" if PROCESSES > 1 else ""
     print(f"device      {device.type} ({device_name(device)}), {how}")
     print(f"parameters  {embedding + rest:,} = {embedding:,} embedding + {rest:,} non-embedding")
     print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
@@ -408,15 +483,23 @@ def print_plan(config, meta, model, device, dtype, compiled):
 
 @reports_errors
 def main(argv=None):
+    if RANK:  # process 0 speaks for all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--resume", action="store_true", help="go on from out/<run>/ckpt.pt, if it is there")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the run exists")
     config, args = load_config(argv, parser)
+    share, micro_size = share_of_step(config)
+    restarts = 0
+    if TORCHRUN:
+        has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo")
+        restarts = over_all(int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "max")
 
     # --- data
     tokenizer_json = read_tokenizer(config.tokens_dir)
     meta = read_meta(config.tokens_dir)
-    device = pick_device(config.device)
+    device = own_device(config.device)
     train_tokens = Tokens(config, meta, "train", device)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
     special_ids(tokenizer, config, config.tokens_dir / "tokenizer.json")
@@ -437,13 +520,17 @@ def main(argv=None):
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config)
 
-    with Stop() as stop, only_writer(config.run_dir):
+    with Stop() as stop, contextlib.nullcontext() if RANK else only_writer(config.run_dir):
         # --- where to begin
         run_dir, first_step, best_val_loss, seconds_before, records = config.run_dir, 0, math.inf, 0.0, []
-        if not (args.resume or args.overwrite) and any((run_dir / name).exists() for name in (LATEST, BEST, LOG)):
+        found = [name for name in (LATEST, BEST, LOG) if (run_dir / name).exists()]
+        resume = args.resume
+        if restarts and found and not resume:  # torchrun gives the same command again: is this what it has begun?
+            resume = found[0] != LOG and load_checkpoint(run_dir / found[0])["config"] == config
+        if found and not (resume or args.overwrite):
             ways = "--resume goes on with it, --run=NAME starts another, --overwrite replaces it"
             raise UserError(f"{run_dir} exists; {ways}")
-        checkpoint = read_resumed(config, tokenizer_json) if args.resume else None
+        checkpoint = read_resumed(config, tokenizer_json) if resume else None
         if checkpoint:
             restore(checkpoint, model, optimizers, scaler, run_dir / LATEST)
             first_step, best_val_loss = checkpoint["step"], checkpoint["best_val_loss"]
@@ -455,6 +542,11 @@ def main(argv=None):
             if pretrained.read_tokenizer(config.init_from) != tokenizer_json:
                 raise UserError(f"{config.tokens_dir} has another tokenizer than init_from; run prepare.py again")
             pretrained.load_weights(config.init_from, model)
+        begin = {"device": device.type, "training tokens": meta["train"]["sha256"][:12], "first step": first_step}
+        if TORCHRUN:
+            check_agreement(dataclasses.asdict(config) | begin)
+        if RANK == 0 and not checkpoint:
+            (run_dir / LATEST).unlink(missing_ok=True)  # or, after a crash, --resume would go on with the old run
 
         # --- compile: a first step whose gradients are thrown away
         compiled = should_compile(model, device)
@@ -462,27 +554,33 @@ def main(argv=None):
         n_starts = len(train_tokens.array) - config.block_size
         forward = model
         if compiled:
-            starts = block_starts(config.seed, first_step, config.micro_size, n_starts)
+            starts = block_starts(config.seed, first_step, micro_size, n_starts)
             forward = compile_model(model, *train_tokens.blocks(starts), autocast)
+        if TORCHRUN:  # from here on, backward() leaves the mean gradient of all processes
+            forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
+            forward.broadcast_buffers = False  # nothing changes those of RoPE
 
         header = {
             "config": dataclasses.asdict(config),
-            "hardware": {"device": device.type, "name": device_name(device), "torch": torch.__version__},
+            "hardware": {
+                "device": device.type,
+                "name": device_name(device),
+                "processes": PROCESSES,
+                "torch": torch.__version__,
+            },
             "data": {split: meta[split] for split in ("train", "val")},
             "vocab_size": meta["vocab_size"],
             "unigram_entropy": meta["unigram_entropy"],
         }
-        log = Log(header, records, open_board(run_dir) if config.tensorboard else None)
+        log = Log(header, records, open_board(run_dir) if config.tensorboard and RANK == 0 else None)
         if checkpoint:
             log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
             log.save(run_dir)  # a crash may have come between the checkpoint and its log
-        else:
-            (run_dir / LATEST).unlink(missing_ok=True)  # or, after a crash, --resume would go on with the old run
 
         # --- train
         step_tokens = config.batch_size * config.block_size
         log_interval = config.log_interval or max(1, config.max_steps // 1000)
-        n_micro = config.batch_size // config.micro_size
+        n_micro = share // micro_size
         never = config.max_steps + 1
         bad_step = torch.full((), never, device=device)  # the first that is not finite; read before a save or log line
         seconds, start_time = seconds_before, time.perf_counter()
@@ -495,15 +593,15 @@ def main(argv=None):
                 group["lr"] = lr * group["peak"] / config.learning_rate
 
             # evaluate and save
-            last, stopping = step == config.max_steps, stop.signal
+            last, stopping = step == config.max_steps, stop.agreed()
             due = (step % config.eval_interval == 0 or last) and not log.has_evaluation(step)
             if due or stopping:
-                if bad_step < never:
-                    raise diverged(bad_step.item(), run_dir)
+                if (bad := over_all(bad_step.item(), "min")) < never:
+                    raise diverged(bad, run_dir)
                 result = evaluation.run(model, autocast, stop)
                 if not math.isfinite(result["val_loss"]):
                     raise diverged(step, run_dir)
-                stopping = stop.signal  # perhaps in the middle of the evaluation, which is then not of use
+                stopping = stop.agreed()  # perhaps in the middle of the evaluation, which is then not of use
                 state = {
                     "model": model.state_dict(),
                     "config": dataclasses.asdict(config),
@@ -519,7 +617,8 @@ def main(argv=None):
                     )
                     if result["val_loss"] < best_val_loss:
                         best_val_loss = result["val_loss"]
-                        save_checkpoint(run_dir / BEST, state | {"val_loss": best_val_loss})
+                        if RANK == 0:
+                            save_checkpoint(run_dir / BEST, state | {"val_loss": best_val_loss})
                 resumable = {
                     "optimizer": [optimizer.state_dict() for optimizer in optimizers],
                     "scaler": scaler.state_dict(),
@@ -528,7 +627,8 @@ def main(argv=None):
                     "seconds": seconds,
                     "records": log.records,
                 }
-                save_checkpoint(run_dir / LATEST, state | resumable)
+                if RANK == 0:
+                    save_checkpoint(run_dir / LATEST, state | resumable)
                 log.save(run_dir)
                 mark_time, mark_step = time.perf_counter(), step
                 if step == first_step:
@@ -538,14 +638,16 @@ def main(argv=None):
 
             # forward and backward
             if config.dropout:
-                torch.manual_seed(config.seed + 1_000_003 * step)
-            starts = block_starts(config.seed, step, config.batch_size, n_starts)
+                torch.manual_seed(config.seed + 1_000_003 * step + 10_007 * RANK)
+            starts = np.split(block_starts(config.seed, step, config.batch_size, n_starts), PROCESSES)[RANK]
             loss = torch.zeros((), device=device)
-            for part in np.split(starts, n_micro):
+            for i, part in enumerate(np.split(starts, n_micro), 1):
                 idx, targets = train_tokens.blocks(part)
-                with autocast:
-                    part_loss = forward(idx, targets) / n_micro
-                scaler.scale(part_loss).backward()
+                # Only the last pass exchanges gradients, the sum of them all.
+                with forward.no_sync() if TORCHRUN and i < n_micro else contextlib.nullcontext():
+                    with autocast:
+                        part_loss = forward(idx, targets) / n_micro
+                    scaler.scale(part_loss).backward()
                 loss += part_loss.detach()
 
             # clip
@@ -564,9 +666,10 @@ def main(argv=None):
 
             # log
             if step % log_interval == 0:
-                train_loss, norm = loss.item(), grad_norm.item()
-                if bad_step < never or (scaler.is_enabled() and scaler.get_scale() < 1e-4):  # skipped for long
-                    raise diverged(min(bad_step.item(), step), run_dir)
+                train_loss, norm = over_all(loss.item()) / PROCESSES, grad_norm.item()
+                bad = over_all(bad_step.item(), "min")
+                if bad < never or (scaler.is_enabled() and scaler.get_scale() < 1e-4):  # skipped for long
+                    raise diverged(min(bad, step), run_dir)
                 now = time.perf_counter()
                 speed = (step + 1 - mark_step) * step_tokens / (now - mark_time)
                 seconds = seconds_before + now - start_time
@@ -586,9 +689,15 @@ def main(argv=None):
                     f" norm {norm:.1f} {speed / 1000:,.1f}k tok/s ETA {format_time(eta)}"
                 )
 
+        if TORCHRUN:
+            dist.barrier()  # until process 0 has saved: torchrun ends the others when one has failed
+            time.sleep(0.1)  # a thread of gloo that lets go of its last tensor while Python shuts down would abort it
+            dist.destroy_process_group()
+
     if stopping:
         words = [word for word in args.argv if word not in ("--resume", "--overwrite")]
-        print(f"saved step {step:,}; go on with: python train.py {shlex.join(words)} --resume")
+        start = "torchrun … train.py" if TORCHRUN else "python train.py"
+        print(f"saved step {step:,}; go on with: {start} {shlex.join(words)} --resume")
         return 128 + stopping
     print(f"done in {format_time(seconds)}: best validation loss {best_val_loss:.4f}, saved in {run_dir}")
     print(f"next: python plot_loss.py {config.run}")

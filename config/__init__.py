@@ -5,7 +5,7 @@ A config file holds nothing but `name = literal` lines. It is parsed, never exec
 stranger's config is safe to run.
 """
 
-from errors import UserError, one_line
+from errors import UserError, first_to_report, one_line
 
 import argparse
 import ast
@@ -183,7 +183,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def error(self, message):
-        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n" if first_to_report() else None)
 
 
 def load_config(argv, parser):
