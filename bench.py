@@ -93,7 +93,7 @@ def measure_training(table, config, model, tokens, autocast, scaler):
     """The loop of train.py, with a clock between its parts. Returns FLOP/s."""
     device = tokens.device
     optimizers = make_optimizers(model, config)
-    n_starts = len(tokens.array) - config.block_size
+    n_starts = len(tokens) - config.block_size
     n_micro = config.batch_size // config.micro_size
     forward, parameters = model, list(model.parameters())
     if should_compile(model, device):

@@ -1,14 +1,19 @@
 """Turn a corpus into the token ids that train.py reads.
 
-    python prepare.py config/small.py
+    python prepare.py config/small.py [--shard=K/N]
 
 Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/tokenizer.json
 Writes  data/<dataset>/bpe<vocab_size>/train.bin, val.bin (little-endian ids, nothing else) and meta.json
+
+With --shard=3/16 it does the third of sixteen equal parts of the corpus, and writes train_0002.bin and so on:
+sixteen jobs, on as many machines as there are, prepare a corpus together. train.py reads all shards as one.
 """
 
 from errors import UserError, reports_errors
 
+import contextlib
 import hashlib
+import os
 import shlex
 import sys
 import time
@@ -18,7 +23,22 @@ from tqdm import tqdm
 
 from config import ArgumentParser, load_config
 from corpus import Corpus
-from files import BOS, EOS, atomic_write, only_writer, parse_tokenizer, read_tokenizer, sha256, write_json
+from files import (
+    BOS,
+    EOS,
+    atomic_write,
+    entropy,
+    first_few,
+    missing_shards,
+    only_writer,
+    parse_shard,
+    parse_tokenizer,
+    read_tokenizer,
+    remove_other_divisions,
+    sha256,
+    shard_suffix,
+    write_json,
+)
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 
@@ -49,12 +69,6 @@ class Split:
             "bytes": self.bytes,
             "sha256": self.hash.hexdigest(),
         }
-
-
-def entropy(counts) -> float:
-    """Nats per token of a model that knows only how frequent each token is."""
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log(p)).sum())
 
 
 def encode(corpus, tokenizer, splits):
@@ -96,33 +110,54 @@ def batches(pieces):
 
 @reports_errors
 def main(argv=None):
-    config, args = load_config(argv, ArgumentParser(description=__doc__))
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--shard", metavar="K/N", default="1/1", help="prepare the K-th of N parts of the corpus only")
+    config, args = load_config(argv, parser)
+    try:
+        shard = parse_shard(args.shard)
+    except ValueError:
+        raise UserError(f"--shard: {args.shard!r} is not K/N with 1 <= K <= N <= 9999, such as 3/16") from None
+    suffix = shard_suffix(*shard)
     start = time.time()
     folder = config.tokens_dir
     text = read_tokenizer(folder)
     tokenizer = parse_tokenizer(text, folder / "tokenizer.json")
     vocab_size = tokenizer.get_vocab_size()
     dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-    corpus = Corpus(config)
+    corpus = Corpus(config, shard)
     corpus.describe()
 
-    with only_writer(folder):
-        with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+    with only_writer(folder, suffix), contextlib.ExitStack() as publishing:
+        paths = {name: folder / f"{name}{suffix}.bin" for name in ("train", "val")}
+        with atomic_write(paths["train"]) as train, atomic_write(paths["val"]) as val:
             splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
             encode(corpus, tokenizer, splits)
+            if not all(split.documents for split in splits.values()):
+                raise UserError(
+                    f"{corpus.characters:,} characters are too few for training and validation;"
+                    f" use {'fewer shards' if suffix else 'more text'}, or a larger val_fraction"
+                )
             for file in (train, val):
                 file.flush()  # a full disk must show while the old files are there
-            # From here until the new meta.json is there, the folder counts as not prepared.
-            (folder / "meta.json").unlink(missing_ok=True)
+                os.fsync(file.fileno())
+            # One at a time from here, or one might remove what another has just made.
+            publishing.enter_context(only_writer(folder, "_all", wait=True))
+            # From here until the new meta file is there, the shard, or the folder, counts as not prepared.
+            (folder / f"meta{suffix}.json").unlink(missing_ok=True)
         meta = {
             "dtype": dtype,
             "vocab_size": vocab_size,
             "tokenizer_sha256": sha256(text),
             "unigram_entropy": entropy(splits["train"].counts),
             **{name: split.summary() for name, split in splits.items()},
-            "sources": [{"file": str(path), "encoding": encoding} for path, encoding in corpus.files],
+            "sources": [{"file": str(path), "encoding": encoding} for path, encoding, *_ in corpus.parts],
         }
-        write_json(folder / "meta.json", meta, indent=1)
+        if suffix:
+            counts = " ".join(map(str, splits["train"].counts))  # what the unigram entropy of all shards needs
+            meta |= {"shard": args.shard, "corpus_bytes": corpus.file_bytes, "counts": counts}
+        write_json(folder / f"meta{suffix}.json", meta, indent=1)
+        remove_other_divisions(folder, shard[1])
+        missing = missing_shards(folder, shard[1])
 
     for name in splits:
         part = meta[name]
@@ -134,8 +169,13 @@ def main(argv=None):
         f"a model that knows only how frequent each token is has a loss of {meta['unigram_entropy']:.3f} nats"
         f" (one that knows nothing, ln {vocab_size:,} = {np.log(vocab_size):.3f})"
     )
-    print(f"saved {folder} in {time.time() - start:.0f} s")
-    print(f"next: python train.py {shlex.join(args.argv)}")
+    print(f"saved {f'shard {args.shard} in ' if suffix else ''}{folder} in {time.time() - start:.0f} s")
+    words = shlex.join(word for word in args.argv if word not in ("--shard", args.shard, f"--shard={args.shard}"))
+    if missing:
+        print(f"missing {first_few(missing)}")
+        print(f"next: python prepare.py {words} --shard={missing[0]}")
+    else:
+        print(f"next: python train.py {words}")
 
 
 if __name__ == "__main__":
