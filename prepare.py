@@ -128,8 +128,7 @@ def main(argv=None):
     corpus.describe()
 
     with only_writer(folder, suffix), contextlib.ExitStack() as publishing:
-        paths = {name: folder / f"{name}{suffix}.bin" for name in ("train", "val")}
-        with atomic_write(paths["train"]) as train, atomic_write(paths["val"]) as val:
+        with atomic_write(folder / f"train{suffix}.bin") as train, atomic_write(folder / f"val{suffix}.bin") as val:
             splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
             encode(corpus, tokenizer, splits)
             if not all(split.documents for split in splits.values()):
