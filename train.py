@@ -52,7 +52,7 @@ class Tokens:
     Read and not mapped: a map keeps in memory what was touched, and fetches megabytes from a disk for a small block.
     """
 
-    files = ()
+    files = ()  # until they are open
 
     def __init__(self, config, meta, split, device):
         self.dtype = np.dtype(meta["dtype"]).newbyteorder("<")
