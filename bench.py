@@ -28,8 +28,9 @@ import prepare
 import train_tokenizer
 from config import ArgumentParser, load_config
 from corpus import Corpus
-from files import parse_tokenizer, read_meta, read_tokenizer, save_checkpoint, write_json
+from files import parse_tokenizer, read_tokenizer, save_checkpoint, write_json
 from model import GPT, pick_device
+from tokens import read_meta
 from train import (
     Evaluation,
     Stop,
@@ -93,7 +94,7 @@ def measure_training(table, config, model, tokens, autocast, scaler):
     """The loop of train.py, with a clock between its parts. Returns FLOP/s."""
     device = tokens.device
     optimizers = make_optimizers(model, config)
-    n_starts = len(tokens.array) - config.block_size
+    n_starts = len(tokens) - config.block_size
     n_micro = config.batch_size // config.micro_size
     forward, parameters = model, list(model.parameters())
     if should_compile(model, device):

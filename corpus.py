@@ -3,6 +3,7 @@
 from errors import UserError
 
 import codecs
+import io
 import json
 from pathlib import Path
 
@@ -18,10 +19,16 @@ class Corpus:
     A .txt file is a document, a line of a .jsonl file is one. Opening it reads everything once: the
     encodings are found and verified, and `characters`, `bytes` (as UTF-8), `documents` and `longest`
     (characters of the longest document) are counted. Raises UserError.
+
+    shard: (K, N) for the K-th of N parts of about as many bytes, of which nothing else is read.
     """
 
-    def __init__(self, config):
-        self.files = [(path, _find_encoding(path, config.encoding)) for path in _find_files(config)]
+    def __init__(self, config, shard=(1, 1)):
+        paths = _find_files(config)
+        sizes = [path.stat().st_size for path in paths]
+        self.file_bytes = sum(sizes)
+        parts = list(_cut_files(paths, sizes, config.encoding, shard))
+        self.parts = [(path, _find_encoding(path, config.encoding, *ends), *ends) for path, *ends in parts]
         self.val_fraction = config.val_fraction
         self.characters = self.bytes = self.documents = self.longest = length = 0
         for text, is_new in self.pieces():
@@ -30,22 +37,26 @@ class Corpus:
             self.characters += len(text)
             self.bytes += len(text.encode())
             self.documents += is_new
+        if not self.characters and shard == (1, 1):
+            raise UserError(f"the corpus {paths[0]} holds no text")
         if not self.characters:
-            raise UserError(f"the corpus {self.files[0][0]} holds no text")
+            raise UserError(
+                f"shard {shard[0]}/{shard[1]} holds no text: the corpus is too small for so many; use fewer"
+            )
 
     def describe(self):
         """What was found, with the first line as decoded: the reader sees a wrong encoding at once."""
-        for path, encoding in self.files[:5]:
-            text = next((text for text, _ in _read(path, encoding)), "")
+        for path, encoding, *ends in self.parts[:5]:
+            text = next((text for text, _ in _read(path, encoding, *ends)), "")
             print(f"{path} ({encoding.removesuffix('-sig')}): {' '.join(text[:200].split())[:40]} …")
-        if len(self.files) > 5:
-            print(f"… and {len(self.files) - 5} more files")
+        if len(self.parts) > 5:
+            print(f"… and {len(self.parts) - 5} more files")
         print(f"{self.documents:,} documents, {self.characters:,} characters, {self.bytes / 1e6:.1f} MB as UTF-8")
 
     def pieces(self):
         """Yield (text, whether a document begins here). A piece ends where a line does, if it can."""
-        for path, encoding in self.files:
-            yield from _read(path, encoding)
+        for part in self.parts:
+            yield from _read(*part)
 
     def split(self):
         """Yield ("train" or "val", text, whether a document begins here).
@@ -103,8 +114,35 @@ def _find_files(config) -> list[Path]:
     return [place]
 
 
-def _find_encoding(path, wanted) -> str:
-    """The encoding of a file, verified to its last byte: UTF-8, UTF-16 or UTF-32 with a mark, else GB18030."""
+def _cut_files(paths, sizes, wanted, shard):
+    """Yield (path, begin, end) of what shard (K, N) holds: bytes of the files one after another, cut between lines.
+
+    Every shard finds the same places, and reads no more of the others than the line at its ends.
+    """
+    first, last = (sum(sizes) * k // shard[1] for k in (shard[0] - 1, shard[0]))
+    for path, size in zip(paths, sizes, strict=True):
+        begin, end = (_next_line(path, min(max(place, 0), size), size, wanted) for place in (first, last))
+        if begin < end:
+            yield path, begin, end
+        first, last = first - size, last - size
+
+
+def _next_line(path, place, size, wanted):
+    """The first start of a line at `place` or after it, or else the end of the file."""
+    if not 0 < place < size:
+        return place
+    if not "\n\n".encode(_probable_encoding(path, wanted)).endswith(b"\n\n"):
+        return size  # UTF-16 and its like: such a file stays whole, in the shard in which it starts
+    with open(path, "rb") as file:
+        file.seek(place - 1)
+        while line := file.readline(1 << 20):
+            if line.endswith(b"\n"):
+                return min(file.tell(), size)
+    return size
+
+
+def _probable_encoding(path, wanted) -> str:
+    """What is `wanted`, or else what the first bytes say: UTF-16 or UTF-32 with a mark, or perhaps UTF-8."""
     if wanted != "auto":
         try:
             "".encode(wanted)
@@ -112,30 +150,32 @@ def _find_encoding(path, wanted) -> str:
             raise UserError(
                 f"encoding: {wanted!r} is no encoding that Python knows; try auto, gb18030 or big5"
             ) from None
-        error = _first_error(path, wanted)
-        if error:
-            raise UserError(f"{path}: not {wanted} at byte {error[0]:,} ({error[1]}); try --encoding=auto")
         return wanted
     with open(path, "rb") as file:
         mark = file.read(4)
     if mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
-        encoding = "utf-32"
-    elif mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"  # with or without a mark
-        _refuse_binary(path)
-    error = _first_error(path, encoding)
+        return "utf-32"
+    return "utf-16" if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"  # with or without a mark
+
+
+def _find_encoding(path, wanted, begin, end) -> str:
+    """The encoding of a part of a file, verified to its last byte. What is neither wanted nor probable is GB18030."""
+    encoding = _probable_encoding(path, wanted)
+    if wanted == "auto" and encoding == "utf-8-sig":
+        encoding = "utf-8" if begin else encoding  # the mark is at the head of the file only
+        _refuse_binary(path, begin, end)
+    error = _first_error(path, encoding, begin, end)
     if error is None:
         return encoding
     offset, reason = error
+    if wanted != "auto":
+        raise UserError(f"{path}: not {wanted} at byte {offset:,} ({reason}); try --encoding=auto")
     # GB18030 decodes almost anything, so a damaged UTF-8 file must not reach it. Chinese text in GB18030
     # breaks the rules of UTF-8 within a few characters, and seldom only in its last bytes.
-    damaged = encoding != "utf-8-sig" or reason == "unexpected end of data" or _multibyte_before(path, offset) > 20
-    if damaged:
-        name = encoding.removesuffix("-sig").upper()
+    name = encoding.removesuffix("-sig").upper()
+    if name != "UTF-8" or reason == "unexpected end of data" or _multibyte_before(path, begin, offset) > 20:
         raise UserError(f"{path}: damaged {name} at byte {offset:,} ({reason}); mend it, or say --encoding=NAME")
-    error = _first_error(path, "gb18030")
+    error = _first_error(path, "gb18030", begin, end)
     if error:
         raise UserError(
             f"{path}: neither UTF-8 (byte {offset:,}: {reason}) nor GB18030 (byte {error[0]:,}); say --encoding=NAME"
@@ -143,56 +183,69 @@ def _find_encoding(path, wanted) -> str:
     return "gb18030"
 
 
-def _refuse_binary(path):
-    with open(path, "rb") as file:
-        for offset, chunk in _chunks(file):
-            zero = chunk.find(0)
-            if zero >= 0:
-                raise UserError(
-                    f"{path}: a zero byte at {offset + zero:,}: not a text file (if it is one, say --encoding=NAME)"
-                )
+def _refuse_binary(path, begin, end):
+    for offset, chunk in _chunks(path, begin, end):
+        zero = chunk.find(0)
+        if zero >= 0:
+            raise UserError(
+                f"{path}: a zero byte at {offset + zero:,}: not a text file (if it is one, say --encoding=NAME)"
+            )
 
 
-def _first_error(path, encoding):
-    """(byte offset, reason) of the first bytes that do not decode, or None."""
+def _first_error(path, encoding, begin, end):
+    """(byte offset in the file, reason) of the first bytes that do not decode, or None."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    with open(path, "rb") as file:
-        for offset, chunk in _chunks(file):
-            pending = len(decoder.getstate()[0])  # the start of a character whose end is in this chunk
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeError as error:
-                return offset - pending + getattr(error, "start", 0), getattr(error, "reason", str(error))
+    for offset, chunk in _chunks(path, begin, end):
+        pending = len(decoder.getstate()[0])  # the start of a character whose end is in this chunk
+        try:
+            decoder.decode(chunk, final=not chunk)
+        except UnicodeError as error:
+            return offset - pending + getattr(error, "start", 0), getattr(error, "reason", str(error))
     return None
 
 
-def _chunks(file):
-    """Yield (offset, bytes) to the end of a binary file, then once with no bytes."""
-    offset = 0
-    while True:
-        chunk = file.read(1 << 20)
-        yield offset, chunk
-        offset += len(chunk)
-        if not chunk:
-            return
-
-
-def _multibyte_before(path, offset):
-    """Characters of two or more bytes in the (at most) 64 KiB of UTF-8 before `offset`."""
+def _chunks(path, begin, end):
+    """Yield (offset in the file, bytes) of a part of it, then once with no bytes."""
     with open(path, "rb") as file:
-        file.seek(max(0, offset - (1 << 16)))
-        return sum(byte >= 0xC0 for byte in file.read(min(offset, 1 << 16)))
+        file.seek(begin)
+        while chunk := file.read(min(1 << 20, end - begin)):
+            yield begin, chunk
+            begin += len(chunk)
+    yield begin, b""
 
 
-def _read(path, encoding):
-    """Yield the pieces of a file; line ends become \n."""
-    with open(path, encoding=encoding) as file:
+def _multibyte_before(path, begin, offset):
+    """Characters of two or more bytes in the (at most) 64 KiB of UTF-8 between `begin` and `offset`."""
+    begin = max(begin, offset - (1 << 16))
+    with open(path, "rb") as file:
+        file.seek(begin)
+        return sum(byte >= 0xC0 for byte in file.read(offset - begin))
+
+
+class _Part(io.FileIO):
+    """The bytes of a file from `begin` to `end`, as if there were no others."""
+
+    def __init__(self, path, begin, end):
+        super().__init__(path)
+        self.seek(begin)
+        self.left = end - begin
+
+    def readinto(self, buffer):
+        count = super().readinto(memoryview(buffer)[: self.left])
+        self.left -= count
+        return count
+
+
+def _read(path, encoding, begin, end):
+    """Yield the pieces of a part of a file; line ends become \n."""
+    with io.TextIOWrapper(io.BufferedReader(_Part(path, begin, end)), encoding) as file:
         if path.suffix != ".jsonl":
             yield from _cut(iter(lambda: file.read(PIECE), ""))
             return
+        after = f" after byte {begin:,}" if begin else ""
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_RECORD), ""), 1):
             if line.strip():
-                yield from _cut([_record(line, f"{path} line {number:,}")])
+                yield from _cut([_record(line, f"{path} line {number:,}{after}")])
 
 
 def _record(line, where) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -52,22 +53,31 @@ def atomic_write(path, mode="wb"):
             os.close(folder)
 
 
+def suffix_of(name) -> str:
+    """The suffix in the name of a file of a shard, "" if it is none."""
+    match = re.fullmatch(r"(?:meta|train|val)(_\d{4})\.(?:json|bin)", name, re.ASCII)
+    return match[1] if match else ""
+
+
 @contextlib.contextmanager
-def only_writer(folder):
+def only_writer(folder, shard="", wait=False):
     """Keep other processes from writing into a folder, and clear away what a killed one left half-written.
 
-    The lock ends with the process, however that ends. Raises UserError if another process has it.
+    The lock ends with the process, however that ends. Raises UserError if another process has it, unless it
+    is to wait. shard: the suffix of the only files that are meant; there is a lock for each.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock", blocking=False).acquire()
+        lock = FileLock(folder / f".lock{shard}", blocking=wait).acquire()
     except Timeout:
-        raise UserError(f"{folder} is being written by another process; wait for its end, or stop it") from None
+        what = f"{folder}/*{shard}.*" if shard else folder
+        raise UserError(f"{what} is being written by another process; wait for its end, or stop it") from None
     with lock:
         for leftover in folder.glob(".*.tmp"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if suffix_of(leftover.name[1:-4]) == shard:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
 
 
@@ -178,42 +188,6 @@ def token_bytes(tokenizer) -> list[bytes]:
         except (KeyError, TypeError):
             raise ValueError(f"token {i} is not made of bytes, or missing") from None
     return pieces
-
-
-# --- tokens
-
-
-def read_meta(folder) -> dict:
-    """meta.json of prepare.py, checked against the tokenizer and the .bin files beside it."""
-    remedy = "run prepare.py with the same config"
-    path = Path(folder) / "meta.json"
-    meta = read_json(path, remedy)
-    try:
-        itemsize = {"uint16": 2, "uint32": 4}[meta["dtype"]]
-        sizes = {split: meta[split]["tokens"] * itemsize for split in ("train", "val")}
-        numbers = [meta["vocab_size"], *sizes.values()]
-        texts = [meta["tokenizer_sha256"], meta["train"]["sha256"]]
-        ok = is_number(meta["unigram_entropy"]) and all(type(n) is int and n > 0 for n in numbers)
-        ok = ok and all(type(text) is str for text in texts)
-    except (KeyError, TypeError):
-        ok = False
-    if not ok:
-        raise UserError(f"{path} is damaged (fields are missing or of the wrong type); {remedy}")
-    if sha256(read_tokenizer(folder)) != meta["tokenizer_sha256"]:
-        raise UserError(f"{folder}: tokenizer.json has changed since the tokens were made; {remedy}")
-    for split, size in sizes.items():
-        file = Path(folder) / f"{split}.bin"
-        actual = file.stat().st_size if file.is_file() else 0
-        if actual != size:
-            raise UserError(f"{file} has {actual:,} bytes, meta.json says {size:,}; {remedy}")
-    return meta
-
-
-def read_tokens(folder, meta, split):
-    """The token ids of a split, a numpy memmap: nothing is read before it is used."""
-    import numpy as np
-
-    return np.memmap(Path(folder) / f"{split}.bin", dtype=np.dtype(meta["dtype"]).newbyteorder("<"), mode="r")
 
 
 # --- runs

@@ -1,18 +1,22 @@
 """Turn a corpus into the token ids that train.py reads.
 
-    python prepare.py config/small.py
+    python prepare.py config/small.py [--shard=K/N]
 
 Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/tokenizer.json (or init_from's)
 Writes  data/<dataset>/bpe<vocab_size>/train.bin, val.bin (little-endian ids, nothing else) and meta.json
+
+With --shard=3/16 it does the third of sixteen equal parts of the corpus, and writes train_0002.bin and so on:
+sixteen jobs, on as many machines as there are, prepare a corpus together. train.py reads all shards as one.
 """
 
 from errors import UserError, reports_errors
 
+import contextlib
 import hashlib
+import os
 import shlex
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -20,18 +24,8 @@ from tqdm import tqdm
 import pretrained
 from config import ArgumentParser, load_config
 from corpus import Corpus
-from files import (
-    BOS,
-    EOS,
-    atomic_write,
-    only_writer,
-    parse_tokenizer,
-    read_tokenizer,
-    scratch_folder,
-    sha256,
-    special_ids,
-    write_json,
-)
+from files import BOS, EOS, atomic_write, only_writer, parse_tokenizer, read_tokenizer, sha256, special_ids, write_json
+from tokens import entropy, first_few, missing_shards, parse_shard, remove_other_divisions, shard_suffix
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 
@@ -62,12 +56,6 @@ class Split:
             "bytes": self.bytes,
             "sha256": self.hash.hexdigest(),
         }
-
-
-def entropy(counts) -> float:
-    """Nats per token of a model that knows only how frequent each token is."""
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log(p)).sum())
 
 
 def encode(corpus, tokenizer, splits, bos=BOS, eos=EOS):
@@ -107,18 +95,16 @@ def batches(pieces):
         yield batch
 
 
-def keep_tokenizer(text, folder):
-    """Put the tokenizer of a pretrained model beside its tokens; other shards may do so at the same time."""
-    with scratch_folder(folder) as scratch:
-        copy = Path(scratch) / "tokenizer.json"
-        with atomic_write(copy, "w") as file:
-            file.write(text)
-        copy.replace(folder / "tokenizer.json")
-
-
 @reports_errors
 def main(argv=None):
-    config, args = load_config(argv, ArgumentParser(description=__doc__))
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--shard", metavar="K/N", default="1/1", help="prepare the K-th of N parts of the corpus only")
+    config, args = load_config(argv, parser)
+    try:
+        shard = parse_shard(args.shard)
+    except ValueError:
+        raise UserError(f"--shard: {args.shard!r} is not K/N with 1 <= K <= N <= 9999, such as 3/16") from None
+    suffix = shard_suffix(*shard)
     start = time.time()
     folder = config.tokens_dir
     tokenizer_file = folder / "tokenizer.json"
@@ -127,28 +113,42 @@ def main(argv=None):
     bos, eos = special_ids(tokenizer, config, tokenizer_file)
     vocab_size = tokenizer.get_vocab_size()
     dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-    corpus = Corpus(config)
+    corpus = Corpus(config, shard)
     corpus.describe()
 
-    with only_writer(folder):
-        if config.init_from:
-            keep_tokenizer(text, folder)
-        with atomic_write(folder / "train.bin") as train, atomic_write(folder / "val.bin") as val:
+    with only_writer(folder, suffix), contextlib.ExitStack() as publishing:
+        with atomic_write(folder / f"train{suffix}.bin") as train, atomic_write(folder / f"val{suffix}.bin") as val:
             splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
             encode(corpus, tokenizer, splits, bos, eos)
+            if not all(split.documents for split in splits.values()):
+                raise UserError(
+                    f"{corpus.characters:,} characters are too few for training and validation;"
+                    f" use {'fewer shards' if suffix else 'more text'}, or a larger val_fraction"
+                )
             for file in (train, val):
                 file.flush()  # a full disk must show while the old files are there
-            # From here until the new meta.json is there, the folder counts as not prepared.
-            (folder / "meta.json").unlink(missing_ok=True)
+                os.fsync(file.fileno())
+            # One at a time from here, or one might remove what another has just made.
+            publishing.enter_context(only_writer(folder, "_all", wait=True))
+            if config.init_from:  # its tokenizer stands beside its tokens
+                with atomic_write(tokenizer_file, "w") as file:
+                    file.write(text)
+            # From here until the new meta file is there, the shard, or the folder, counts as not prepared.
+            (folder / f"meta{suffix}.json").unlink(missing_ok=True)
         meta = {
             "dtype": dtype,
             "vocab_size": vocab_size,
             "tokenizer_sha256": sha256(text),
             "unigram_entropy": entropy(splits["train"].counts),
             **{name: split.summary() for name, split in splits.items()},
-            "sources": [{"file": str(path), "encoding": encoding} for path, encoding in corpus.files],
+            "sources": [{"file": str(path), "encoding": encoding} for path, encoding, *_ in corpus.parts],
         }
-        write_json(folder / "meta.json", meta, indent=1)
+        if suffix:
+            counts = " ".join(map(str, splits["train"].counts))  # what the unigram entropy of all shards needs
+            meta |= {"shard": args.shard, "corpus_bytes": corpus.file_bytes, "counts": counts}
+        write_json(folder / f"meta{suffix}.json", meta, indent=1)
+        remove_other_divisions(folder, shard[1])
+        missing = missing_shards(folder, shard[1])
 
     for name in splits:
         part = meta[name]
@@ -160,8 +160,13 @@ def main(argv=None):
         f"a model that knows only how frequent each token is has a loss of {meta['unigram_entropy']:.3f} nats"
         f" (one that knows nothing, ln {vocab_size:,} = {np.log(vocab_size):.3f})"
     )
-    print(f"saved {folder} in {time.time() - start:.0f} s")
-    print(f"next: python train.py {shlex.join(args.argv)}")
+    print(f"saved {f'shard {args.shard} in ' if suffix else ''}{folder} in {time.time() - start:.0f} s")
+    words = shlex.join(word for word in args.argv if word not in ("--shard", args.shard, f"--shard={args.shard}"))
+    if missing:
+        print(f"missing {first_few(missing)}")
+        print(f"next: python prepare.py {words} --shard={missing[0]}")
+    else:
+        print(f"next: python train.py {words}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 
 from errors import TORCHRUN, UserError, is_out_of_memory, reports_errors
 
+import bisect
 import contextlib
 import ctypes
 import dataclasses
@@ -40,15 +41,14 @@ from files import (
     load_checkpoint,
     only_writer,
     parse_tokenizer,
-    read_meta,
     read_tokenizer,
-    read_tokens,
     save_checkpoint,
     special_ids,
     token_bytes,
     write_json,
 )
 from model import GPT, pick_device
+from tokens import open_tokens, read_meta
 
 # torchrun starts this script once for each GPU. Each process computes the gradient of its share of the batch; all make
 # the same step, with the mean of their gradients, and so keep the same weights. Process 0 alone writes and prints.
@@ -56,32 +56,58 @@ RANK, PROCESSES = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if TO
 
 
 class Tokens:
-    """The token ids of a split: on the GPU if they fit comfortably, else on the disk, read as needed."""
+    """The token ids of a split, its shards one after another: on the GPU if they are few, else read as needed.
+
+    Read and not mapped: a map keeps in memory what was touched, and fetches megabytes from a disk for a small block.
+    """
 
     def __init__(self, config, meta, split, device):
-        self.array = read_tokens(config.tokens_dir, meta, split)
+        self.dtype = np.dtype(meta["dtype"]).newbyteorder("<")
         self.vocab_size, self.block_size, self.device = meta["vocab_size"], config.block_size, device
-        self.name = config.tokens_dir / f"{split}.bin"
-        if len(self.array) <= config.block_size:
+        self.sizes = [tokens * self.dtype.itemsize for tokens in meta[split]["shards"]]  # in bytes
+        self.ends = np.cumsum(self.sizes).tolist()
+        self.files = open_tokens(config.tokens_dir, meta, split)
+        if len(self) <= config.block_size:
             raise UserError(
-                f"{self.name} has {len(self.array):,} tokens, a block needs {config.block_size + 1:,};"
+                f"{config.tokens_dir}: {len(self):,} tokens for {split}, a block needs {self.block_size + 1:,};"
                 " use more text, a smaller block_size, or (for val.bin) a larger val_fraction"
             )
         self.resident = None
-        if device.type == "cuda" and 4 * len(self.array) < torch.cuda.mem_get_info(device)[0] / 4:
-            self.resident = torch.from_numpy(self.read(slice(None)).astype(np.int32)).to(device)
+        if device.type == "cuda" and 4 * len(self) < min(torch.cuda.mem_get_info(device)[0] / 4, 1 << 30):
+            parts = [self.read(np.array([i]), min(1 << 20, len(self) - i)) for i in range(0, len(self), 1 << 20)]
+            self.resident = torch.from_numpy(np.concatenate(parts, axis=1)[0].astype(np.int32)).to(device)
 
-    def read(self, where):
-        """The token ids at the indices `where`, checked."""
-        if self.array.base.size() < self.array.nbytes:  # to read on would be fatal (SIGBUS)
-            raise UserError(f"{self.name} became shorter while in use; run prepare.py again, then --resume")
-        ids = self.array[where]
+    def __len__(self):
+        return self.ends[-1] // self.dtype.itemsize
+
+    def read(self, starts, length):
+        """The `length` token ids from each of `starts`, checked."""
+        size = self.dtype.itemsize
+        data = b"".join([self.read_bytes(start * size, length * size) for start in starts.tolist()])
+        ids = np.frombuffer(data, self.dtype).reshape(-1, length)
         if ids.max() >= self.vocab_size:
+            row, column = divmod(ids.argmax(), length)
+            file = self.files[bisect.bisect(self.ends, (starts[row] + column) * size)]
             raise UserError(
-                f"{self.name} is damaged: token id {ids.max()} is outside the vocabulary of {self.vocab_size};"
+                f"{file.name} is damaged: token id {ids.max()} is outside the vocabulary of {self.vocab_size};"
                 " run prepare.py again"
             )
         return ids
+
+    def read_bytes(self, place, size):
+        """So many bytes from a place on, which may end in another shard."""
+        data = b""
+        while size:
+            shard = bisect.bisect(self.ends, place)
+            file, left = self.files[shard], self.ends[shard] - place
+            file.seek(self.sizes[shard] - left)
+            more = file.read(left if left < size else size)
+            if not more:
+                raise UserError(f"{file.name} became shorter while in use; run prepare.py again, then --resume")
+            data += more
+            place += len(more)
+            size -= len(more)
+        return data
 
     def blocks(self, starts):
         """Inputs and targets (B, block_size), int64, of the blocks that begin at `starts`, a numpy array."""
@@ -90,8 +116,7 @@ class Tokens:
             span = torch.arange(self.block_size + 1, device=self.device)
             ids = self.resident[starts[:, None] + span].long()
         else:
-            ids = self.read(starts[:, None] + np.arange(self.block_size + 1))
-            ids = torch.from_numpy(ids.astype(np.int64))
+            ids = torch.from_numpy(self.read(starts, self.block_size + 1).astype(np.int64))
             if self.device.type == "cuda":
                 ids = ids.pin_memory()  # lets the copy overlap with the step before
             ids = ids.to(self.device, non_blocking=True)
@@ -176,14 +201,13 @@ class Evaluation:
     """The validation loss over the same non-overlapping windows every time."""
 
     def __init__(self, config, tokens, token_lengths):
-        limit = min(config.eval_tokens or len(tokens.array), len(tokens.array) - 1)
+        limit = min(config.eval_tokens or len(tokens), len(tokens) - 1)
         self.starts = np.arange(max(1, limit // config.block_size)) * config.block_size
         self.tokens, (_, self.batch_size) = tokens, share_of_step(config)
         # What these tokens stand for. Per byte and per character the loss can be compared between tokenizers.
         self.bytes = self.characters = 0
         for first in range(0, len(self.starts), 1024):
-            windows = self.starts[first : first + 1024, None] + 1 + np.arange(config.block_size)
-            ids = tokens.read(windows).ravel()
+            ids = tokens.read(self.starts[first : first + 1024] + 1, config.block_size).ravel()
             self.bytes += int(token_lengths[0][ids].sum())
             self.characters += int(token_lengths[1][ids].sum())
         self.starts = np.array_split(self.starts, PROCESSES)[RANK]
@@ -551,7 +575,7 @@ def main(argv=None):
         # --- compile: a first step whose gradients are thrown away
         compiled = should_compile(model, device)
         print_plan(config, meta, model, device, dtype, compiled)
-        n_starts = len(train_tokens.array) - config.block_size
+        n_starts = len(train_tokens) - config.block_size
         forward = model
         if compiled:
             starts = block_starts(config.seed, first_step, micro_size, n_starts)

@@ -30,8 +30,9 @@ import time
 import torch
 
 from config import ROOT, ArgumentParser, load_config
-from files import read_meta, write_json
+from files import write_json
 from model import GPT
+from tokens import read_meta
 
 N_TOKENS = 200
 STEPS = 40

@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
 import config
 import prepare
 import train
 import train_tokenizer
+from tokens import open_tokens
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -69,6 +71,15 @@ def make_text(lines, seed=0):
         "，".join("".join(words.choices(WORDS, k=words.randint(2, 5))) for _ in range(words.randint(1, 4))) + "。\n"
         for _ in range(lines)
     )
+
+
+def read_tokens(folder, meta, split):
+    """The token ids of a split, all of them."""
+    files = open_tokens(folder, meta, split)
+    ids = np.concatenate([np.fromfile(file, np.dtype(meta["dtype"]).newbyteorder("<")) for file in files])
+    for file in files:
+        file.close()
+    return ids
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ import torch
 from conftest import SCRIPTS, TINY, make_text
 
 import files
+import tokens
 
 TRAINING = [*TINY, "--n_embd=96", "--max_steps=500", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1"]
 TRAINING += ["--dtype=auto", "--resume"]
@@ -192,7 +193,7 @@ def crash_script(home, words, folder, names, kills, moments):
 def check_tokens(folder):
     """Tokens that were being made must be whole, or be refused."""
     try:
-        meta = files.read_meta(folder)
+        meta = tokens.read_meta(folder)
     except UserError:
         return
     for split in ("train", "val"):

@@ -294,7 +294,7 @@ def targets(room):
             8,
             *command_line("train.py", [*keys, "resume", "overwrite"], ["mine.py"], [*ONE_STEP, "--run=other"]),
         ),
-        "prepare.py, command line": (6, *command_line("prepare.py", config.FIELDS, ["mine.py"], TINY)),
+        "prepare.py, command line": (6, *command_line("prepare.py", [*config.FIELDS, "shard"], ["mine.py"], TINY)),
         "train_tokenizer.py, command line": (4, *command_line("train_tokenizer.py", config.FIELDS, ["mine.py"], TINY)),
         "sample.py, command line": (
             10,

@@ -2,11 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY, make_text
+from conftest import TINY, make_text, read_tokens
 
 import prepare
 import train_tokenizer
-from files import BOS, EOS, parse_tokenizer, read_meta, read_tokenizer, read_tokens, sha256
+from files import BOS, EOS, parse_tokenizer, read_tokenizer, sha256
+from tokens import read_meta
 
 
 def test_the_bins_hold_every_document_between_bos_and_eos(home):

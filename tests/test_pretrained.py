@@ -14,8 +14,8 @@ import export
 import prepare
 import train
 import train_tokenizer
-from files import read_meta
 from sample import load
+from tokens import read_meta
 
 FLAGS = [flag for flag in TINY if not flag.startswith(("--n_", "--vocab_size", "--learning_rate", "--run"))]
 FLAGS += ["--init_from=model", "--learning_rate=1e-3", "--embedding_lr=0", "--run=tuned"]

@@ -12,14 +12,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, TINY
+from conftest import SCRIPTS, TINY, read_tokens
 
 import files
 import train
 from config import Config
-from files import load_checkpoint, read_meta, read_tokens, token_bytes
+from files import load_checkpoint, token_bytes
 from model import GPT
 from sample import load
+from tokens import read_meta
 
 
 def records(home, run="run"):
@@ -99,12 +100,14 @@ def test_the_blocks_of_a_step_depend_on_seed_and_step_alone():
 
 def test_blocks_are_the_text_and_targets_are_one_ahead(book):
     config = Config(dataset="book", vocab_size=400, block_size=32)
-    tokens = train.Tokens(config, read_meta(config.tokens_dir), "train", torch.device("cpu"))
-    last = len(tokens.array) - 33
+    meta = read_meta(config.tokens_dir)
+    tokens = train.Tokens(config, meta, "train", torch.device("cpu"))
+    ids = read_tokens(config.tokens_dir, meta, "train")
+    last = len(tokens) - 33
     idx, targets = tokens.blocks(np.array([0, 5, last]))
     assert idx.shape == targets.shape == (3, 32)
     assert torch.equal(idx[:, 1:], targets[:, :-1])
-    assert idx[1].tolist() == tokens.array[5:37].tolist() and targets[2, -1] == tokens.array[-1]
+    assert idx[1].tolist() == ids[5:37].tolist() and targets[2, -1] == ids[-1]
 
 
 def test_accumulating_gradients_changes_nothing_but_memory(book):
