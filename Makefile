@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test clients clean
 
 demo: $(VENV)/requirements.done
 	$(BIN)/python data/sanguo.py
@@ -17,6 +17,14 @@ test: $(VENV)/requirements-dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
+
+# The tools that open what export.py writes: llama.cpp, built from source, and the oldest transformers that knows Qwen3.
+clients: $(VENV)/requirements-dev.done
+	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
+	$(BIN)/python tests/llama.py $(RUN)
+	$(PYTHON) -m venv $(VENV)/old
+	$(VENV)/old/bin/python -m pip install --quiet torch==2.13.0 transformers==4.51.3 matplotlib tqdm filelock safetensors gguf pytest hypothesis
+	$(VENV)/old/bin/python -m pytest tests/test_export.py
 
 $(VENV)/%.done: %.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -155,9 +155,10 @@ def measured_rows(path, step) -> str:
     log = read_json(path, remedy)
     try:
         figures = next(r for r in log["records"] if r["step"] == step and "val_loss" in r)
-        data = log["data"]["train"]
+        data = log["data"]["train"] if "data" in log else {}  # not in logs of older versions
+        text = "| training text | {tokens:,} tokens, {documents:,} documents, {characters:,} characters |\n"
         return f"""\
-| training text | {data["tokens"]:,} tokens, {data["documents"]:,} documents, {data["characters"]:,} characters |
+{text.format(**data) if data else ""}\
 | validation loss | {figures["val_loss"]:.4f} nats per token, PPL {figures["val_ppl"]:.2f} |
 | whatever the tokenizer | {figures["val_bpc"]:.4f} bits per character, {figures["val_bpb"]:.4f} per byte |
 | for comparison | {log["unigram_entropy"]:.4f} nats: knowing only how frequent each token is |
@@ -166,7 +167,7 @@ def measured_rows(path, step) -> str:
     except StopIteration:  # stopped between two evaluations
         return ""
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged, or of an older version; {remedy}") from None
+        raise UserError(f"{path} is damaged; {remedy}") from None
 
 
 def write_gguf(path, model, checkpoint, kind):

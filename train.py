@@ -715,8 +715,6 @@ def main(argv=None):
 
         if TORCHRUN:
             dist.barrier()  # until process 0 has saved: torchrun ends the others when one has failed
-            time.sleep(0.1)  # a thread of gloo that lets go of its last tensor while Python shuts down would abort it
-            dist.destroy_process_group()
 
     if stopping:
         words = [word for word in args.argv if word not in ("--resume", "--overwrite")]
@@ -729,4 +727,8 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if TORCHRUN:  # a thread of gloo that lets go of its last tensor while Python shuts down would abort the process
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
