@@ -29,8 +29,9 @@ import time
 
 import torch
 
+import export
 from config import ROOT, ArgumentParser, load_config
-from files import write_json
+from files import parse_tokenizer, read_tokenizer, write_json
 from model import GPT
 from tokens import read_meta
 
@@ -75,78 +76,21 @@ def nanogpt_model(folder, c, vocab_size):
     return nanogpt.GPT(nanogpt.GPTConfig(**shape, vocab_size=vocab_size, bias=False, dropout=0.0)).eval()
 
 
-def transformers_model(c, vocab_size):
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    shape = {
-        "hidden_size": c.n_embd,
-        "intermediate_size": c.ffn_size,
-        "num_hidden_layers": c.n_layer,
-        "num_attention_heads": c.n_head,
-        "num_key_value_heads": c.n_kv_head,
-        "head_dim": c.head_size,
-        "max_position_embeddings": c.block_size,
-    }
-    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    return Qwen3ForCausalLM(Qwen3Config(vocab_size=vocab_size, tie_word_embeddings=True, **shape, **ids)).eval()
-
-
-def write_gguf(path, model, c, vocab_size):
-    """The weights of the transformers model, in float32."""
-    import gguf
-
-    w = gguf.GGUFWriter(path, "qwen3")
-    w.add_context_length(c.block_size)
-    w.add_embedding_length(c.n_embd)
-    w.add_block_count(c.n_layer)
-    w.add_feed_forward_length(c.ffn_size)
-    w.add_head_count(c.n_head)
-    w.add_head_count_kv(c.n_kv_head)
-    w.add_key_length(c.head_size)
-    w.add_value_length(c.head_size)
-    w.add_rope_freq_base(c.rope_theta)
-    w.add_layer_norm_rms_eps(c.norm_eps)
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("deepseek-v3")
-    w.add_token_list([f"t{i}" for i in range(vocab_size)])
-    w.add_token_types([1] * vocab_size)
-    w.add_token_merges(["t 1"])
-    names = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.q_norm": "attn_q_norm",
-        "self_attn.k_norm": "attn_k_norm",
-        "self_attn.o_proj": "attn_output",
-        "post_attention_layernorm": "ffn_norm",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }
-    for name, tensor in model.state_dict().items():
-        name = name.removeprefix("model.").removesuffix(".weight")
-        if name.startswith("layers."):
-            _, i, part = name.split(".", 2)
-            w.add_tensor(f"blk.{i}.{names[part]}.weight", tensor.numpy())
-        elif name != "lm_head":
-            w.add_tensor({"embed_tokens": "token_embd", "norm": "output_norm"}[name] + ".weight", tensor.numpy())
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-
-
 def sampling_speeds(folder, c, vocab_size, rounds):
     """Tokens per second of each, one stream, at temperature 0.8 and top_p 0.95 (nanoGPT knows top_k only)."""
     from llama_cpp import Llama
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
+    text = read_tokenizer(c.tokens_dir)
     ours = GPT(c, vocab_size).eval()
+    ours.tokenizer = parse_tokenizer(text, c.tokens_dir)
     nanogpt = nanogpt_model(folder, c, vocab_size)
-    theirs = transformers_model(c, vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
-        write_gguf(Path(scratch) / "model.gguf", theirs, c, vocab_size)
+        checkpoint = {"tokenizer": text, "step": 0}
+        export.write_hf(Path(scratch), ours, checkpoint, "f32", Path(scratch))
+        export.write_gguf(Path(scratch) / "model.gguf", ours, checkpoint, "f32")
+        theirs = AutoModelForCausalLM.from_pretrained(scratch).eval()
         threads = torch.get_num_threads()
         llama = Llama(str(Path(scratch) / "model.gguf"), n_ctx=c.block_size, n_threads=threads, verbose=False)
     prompt = torch.randint(4, vocab_size, (1, 8))

@@ -9,6 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from config import Config
+from export import qwen3_tensors
 from files import EOS
 from model import GPT, KVCache, TextStream, attend, next_token
 
@@ -38,30 +39,7 @@ def as_qwen3(model):
             tie_word_embeddings=c.tie_embeddings,
         )
     )
-    weights = {
-        "model.embed_tokens.weight": model.embedding.weight,
-        "model.norm.weight": model.norm.weight,
-        "lm_head.weight": model.lm_head.weight,
-    }
-    heads = [c.n_head * c.head_size, c.n_kv_head * c.head_size, c.n_kv_head * c.head_size]
-    for i, block in enumerate(model.blocks):
-        q, k, v = block.attn.qkv.weight.split(heads)
-        gate, up = block.mlp.gate_up.weight.chunk(2)
-        layer = {
-            "input_layernorm": block.attn_norm.weight,
-            "self_attn.q_proj": q,
-            "self_attn.k_proj": k,
-            "self_attn.v_proj": v,
-            "self_attn.q_norm": block.attn.q_norm.weight,
-            "self_attn.k_norm": block.attn.k_norm.weight,
-            "self_attn.o_proj": block.attn.proj.weight,
-            "post_attention_layernorm": block.mlp_norm.weight,
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": block.mlp.proj.weight,
-        }
-        weights |= {f"model.layers.{i}.{name}.weight": weight for name, weight in layer.items()}
-    theirs.load_state_dict(weights)
+    theirs.load_state_dict(qwen3_tensors(model) | {"lm_head.weight": model.lm_head.weight})
     return theirs.eval()
 
 
