@@ -77,16 +77,22 @@ def reports_errors(main):
 
 def first_to_report() -> bool:
     """Whether no other process of torchrun's has failed before: the first one knows why, the others suffer from it."""
-    if not TORCHRUN:
+    try:
+        return not TORCHRUN or torchrun_store(seconds=10).add("errors", 1) == 1
+    except RuntimeError:  # torchrun itself has ended, on the machine that keeps the store
         return True
-    from torch.distributed import TCPStore
+
+
+def torchrun_store(seconds=300):
+    """Where the processes find each other: torchrun keeps it, whichever of them dies.
+
+    It even outlives a restart, whose processes must not find the addresses of the dead.
+    """
+    from torch.distributed import PrefixStore, TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:  # torchrun keeps this store, whichever process dies
-        store = TCPStore(address, port, timeout=datetime.timedelta(seconds=10))
-        return store.add(f"errors of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
-    except RuntimeError:  # its machine is gone
-        return True
+    store = TCPStore(address, port, timeout=datetime.timedelta(seconds=seconds))
+    return PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def one_line(text) -> str:

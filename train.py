@@ -9,7 +9,7 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 """
 
-from errors import TORCHRUN, UserError, is_out_of_memory, reports_errors
+from errors import TORCHRUN, UserError, is_out_of_memory, reports_errors, torchrun_store
 
 import bisect
 import contextlib
@@ -516,8 +516,8 @@ def main(argv=None):
     share, micro_size = share_of_step(config)
     restarts = 0
     if TORCHRUN:
-        has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        dist.init_process_group(backend, store=torchrun_store(), rank=RANK, world_size=PROCESSES)
         restarts = over_all(int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "max")
 
     # --- data

@@ -127,18 +127,14 @@ def run(home, trained):
     return home / "out" / "run"
 
 
-def copy_scripts(target, prepared):
+@pytest.fixture
+def clone(tmp_path, prepared):
     """The scripts, copied beside a tokenized data/book, to be started as real processes."""
     for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config"]:
         copy = shutil.copytree if path.is_dir() else shutil.copy
-        copy(path, target / path.name)
-    shutil.copytree(prepared / "data", target / "data")
-    return target
-
-
-@pytest.fixture
-def clone(tmp_path, prepared):
-    return copy_scripts(tmp_path, prepared)
+        copy(path, tmp_path / path.name)
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    return tmp_path
 
 
 @pytest.fixture
