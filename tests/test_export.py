@@ -1,6 +1,7 @@
 """What export.py writes, opened by the real transformers and by the reader of the gguf package."""
 
 import json
+import shutil
 
 import gguf
 import numpy as np
@@ -24,9 +25,10 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def exported(trained):
+def exported(trained, tmp_path_factory):
     """The folder of a run with hf/ and model.gguf in it."""
-    run = trained / "out" / "run"
+    run = tmp_path_factory.mktemp("exported") / "run"
+    shutil.copytree(trained / "out" / "run", run)
     assert export.main([str(run), "--format=hf"]) == 0
     assert export.main([str(run), "--format=gguf"]) == 0
     return run
