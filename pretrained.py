@@ -7,15 +7,7 @@ from errors import UserError
 
 from pathlib import Path
 
-from files import (
-    BEST,
-    LATEST,
-    check_tensors,
-    find_run,
-    load_checkpoint,
-    read_json,
-    read_text,
-)
+from files import BEST, LATEST, check_tensors, find_run, load_checkpoint, read_json, read_text
 
 REMEDY = "is the download complete?"
 
@@ -121,7 +113,7 @@ def _qwen3_special_tokens(theirs, folder) -> dict:
         if isinstance(eos, dict):
             eos = eos["content"]
         processor = settings["post_processor"] or {}
-        templates = [p for p in processor.get("processors", [processor]) if p["type"] == "TemplateProcessing"]
+        templates = [p for p in processor.get("processors", [processor]) if p.get("type") == "TemplateProcessing"]
         bos = templates[0]["single"][0].get("SpecialToken", {}).get("id", "") if templates else ""
         if not eos:
             ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]

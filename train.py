@@ -1,7 +1,7 @@
 """Train a GPT.
 
     python train.py config/small.py [--key=value ...] [--resume | --overwrite]
-    torchrun --standalone --nproc_per_node=8 train.py config/base.py ...        on 8 GPUs
+    torchrun --standalone --nproc_per_node=8 -- train.py config/base.py ...     on 8 GPUs
 
 Reads   data/<dataset>/bpe<vocab_size>/
 Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss) and loss_log.json
@@ -175,10 +175,10 @@ def own_device(name):
     if TORCHRUN and device.type == "mps":
         raise UserError("device mps is for one process; use --device=cpu, or start without torchrun")
     if TORCHRUN and device.type == "cuda":
-        gpus, processes = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
-        if gpus < processes:
-            raise UserError(f"{platform.node()} has {gpus} GPUs for {processes} processes; use --nproc_per_node={gpus}")
+        gpus, processes = torch.cuda.device_count(), os.environ["LOCAL_WORLD_SIZE"]
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= gpus:
+            raise UserError(f"{platform.node()} has {gpus} GPUs for {processes} processes; use --nproc_per_node={gpus}")
         torch.cuda.set_device(device)
     return device
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import TINY
 from crash import read_run, same
 
@@ -156,3 +157,18 @@ def test_the_batch_is_shared_evenly(home, fails, monkeypatch):
         monkeypatch.setattr(train, "PROCESSES", processes)
         settings = config.Config(batch_size=share * processes, micro_batch_size=micro)
         assert train.share_of_step(settings) == (share, micro or share)
+
+
+def test_a_gpu_for_each_process(monkeypatch):
+    monkeypatch.setattr(train, "TORCHRUN", True)
+    monkeypatch.setattr(train, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [train.own_device(name) for name in ("cpu", "cuda")] == [torch.device("cpu"), torch.device("cuda:1")]
+    with pytest.raises(UserError, match="--device=cpu"):
+        train.own_device("mps")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="has 2 GPUs for 4 processes; use --nproc_per_node=2"):
+        train.own_device("cuda")
