@@ -11,6 +11,7 @@ Writes  out/<run>/hf/ or out/<run>/model.gguf, or what --out names
 from errors import UserError, reports_errors
 
 import contextlib
+import inspect
 import json
 import sys
 import time
@@ -22,7 +23,7 @@ from tokenizers import processors
 
 from config import ArgumentParser
 from files import BEST, LATEST, LOG, atomic_write, find_run, load_checkpoint, only_writer, read_json, write_json
-from model import from_checkpoint
+from model import GPT, from_checkpoint
 from pretrained import layout
 from train_tokenizer import SPLITS
 
@@ -66,8 +67,9 @@ def write_hf(folder, model, checkpoint, kind, run_dir):
         **tokens,
     }
     write_json(folder / "tokenizer_config.json", tokenizer_config, indent=2)
-    sampling = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}  # as sample.py
-    write_json(folder / "generation_config.json", ids | sampling, indent=2)
+    default = inspect.signature(GPT.stream).parameters  # those of sample.py too
+    sampling = {name: default[name].default for name in ("temperature", "top_k", "top_p")}
+    write_json(folder / "generation_config.json", ids | {"do_sample": True} | sampling, indent=2)
     write_card(folder, model, checkpoint, run_dir)
     config = {
         "architectures": ["Qwen3ForCausalLM"],
@@ -81,8 +83,8 @@ def write_hf(folder, model, checkpoint, kind, run_dir):
         "head_dim": c.head_size,
         "max_position_embeddings": c.block_size,
         "rms_norm_eps": c.norm_eps,
-        "rope_theta": c.rope_theta,  # read by transformers 4,
-        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},  # by 5
+        "rope_theta": c.rope_theta,  # read by transformers 4
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},  # by transformers 5
         "tie_word_embeddings": c.tie_embeddings,
         "hidden_act": "silu",
         "attention_bias": False,
@@ -252,7 +254,8 @@ def main(argv=None):
         raise UserError("--type=q8_0 is for --format=gguf; hf takes f32, f16 or bf16")
     if out.is_dir() if args.format == "gguf" else out.is_file():
         raise UserError(f"--out={out}: {args.format} is written to a {'file' if args.format == 'gguf' else 'folder'}")
-    is_run = (out.parent / ".lock").exists()  # where train.py may be writing too
+    # Where train.py may be writing too. Not elsewhere: what looks half-written there may be somebody's.
+    is_run = out.parent == source.parent and (out.parent / ".lock").exists()
     with only_writer(out.parent) if is_run else contextlib.nullcontext():
         if args.format == "hf":
             write_hf(out, model, checkpoint, args.type, source.parent)

@@ -526,7 +526,7 @@ def main(argv=None):
     device = own_device(config.device)
     train_tokens = Tokens(config, meta, "train", device)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
-    special_ids(tokenizer, config, config.tokens_dir / "tokenizer.json")
+    special_ids(tokenizer, config, config.tokens_dir / "tokenizer.json")  # which sample.py will ask for
     if tokenizer.get_vocab_size() != meta["vocab_size"]:
         raise UserError(f"{config.tokens_dir}/meta.json is damaged (vocab_size); run prepare.py with the same config")
     evaluation = Evaluation(config, Tokens(config, meta, "val", device), token_lengths(tokenizer))
@@ -582,7 +582,8 @@ def main(argv=None):
             forward = compile_model(model, *train_tokens.blocks(starts), autocast)
         if TORCHRUN:  # from here on, backward() leaves the mean gradient of all processes
             forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
-            forward.broadcast_buffers = False  # nothing changes those of RoPE
+            # Nothing changes the buffers, those of RoPE. Said to the constructor, it makes torch 2.13 warn.
+            forward.broadcast_buffers = False
 
         header = {
             "config": dataclasses.asdict(config),

@@ -37,7 +37,6 @@ class Config:
     val_fraction: float = _key(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
     vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL, LARGEST)
     min_frequency: int = _key(2, "a pair of tokens is merged only if seen this often", 1)
-
     bos_token: str = _key("<bos>", "begins a document, '' for none")
     eos_token: str = _key("<eos>", "ends a document")
 

@@ -1,5 +1,7 @@
 """Each test works in a folder of its own, with a small real corpus, tokenizer and tokens made by the scripts."""
 
+from errors import UserError
+
 import random
 import shutil
 from pathlib import Path
@@ -147,5 +149,23 @@ def fails(capsys):
         *notices, error = capsys.readouterr().err.splitlines()
         assert error.startswith("error: ") and not any("error" in line or "Traceback" in line for line in notices)
         return error
+
+    return call
+
+
+@pytest.fixture
+def fails_at(monkeypatch, fails):
+    """Call train.main, which fails when it comes to a step: what it saved before is what --resume goes on from."""
+    starts = train.block_starts
+
+    def call(wanted, argv):
+        def block_starts(seed, step, *sizes):
+            if step == wanted:
+                raise UserError("enough")
+            return starts(seed, step, *sizes)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "block_starts", block_starts)
+            assert fails(train.main, argv) == "error: enough"
 
     return call

@@ -79,17 +79,8 @@ def test_the_same_curve_on_any_number_of_processes(alone):
         assert log["hardware"]["processes"] == processes
 
 
-def test_resuming_on_more_processes(alone, monkeypatch, fails):
-    starts = train.block_starts
-
-    def fail_late(seed, step, *sizes):
-        if step == 25:
-            raise UserError("enough")
-        return starts(seed, step, *sizes)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "block_starts", fail_late)
-        fails(train.main, FLAGS)
+def test_resuming_on_more_processes(alone, fails_at):
+    fails_at(25, FLAGS)
     code, out, err = torchrun(alone, 2, "--resume")
     assert (code, err) == (0, "") and out.count("at step 20\n") == 1
     assert_same_curve(records(alone, "run"), records(alone, "alone"))

@@ -1,5 +1,3 @@
-from errors import UserError
-
 import itertools
 import json
 import math
@@ -197,19 +195,10 @@ def test_resuming(book, run, capsys, fails):
     assert "optimizer adamw, the config says muon" in fails(train.main, [*TINY, "--resume", "--optimizer=muon"])
 
 
-def test_muon_goes_on_exactly(book, monkeypatch, fails):
+def test_muon_goes_on_exactly(book, fails_at):
     flags = [*TINY, "--optimizer=muon", "--tie_embeddings=False"]
     assert train.main([*flags, "--run=whole"]) == 0
-    starts = train.block_starts
-
-    def fail_late(seed, step, *sizes):
-        if step == 15:
-            raise UserError("enough")
-        return starts(seed, step, *sizes)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "block_starts", fail_late)
-        fails(train.main, flags)
+    fails_at(15, flags)
     assert train.main([*flags, "--resume"]) == 0
     assert same_weights(weights(book), weights(book, "whole"))
 
