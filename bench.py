@@ -12,7 +12,6 @@ from errors import reports_errors
 
 import dataclasses
 import datetime
-import os
 import platform
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from config import ArgumentParser, load_config
 from corpus import Corpus
 from files import parse_tokenizer, read_tokenizer, save_checkpoint, write_json
 from model import GPT, pick_device
+from plan import device_name, peak_memory
 from tokens import read_meta
 from train import (
     Evaluation,
@@ -37,7 +37,6 @@ from train import (
     Tokens,
     block_starts,
     compile_model,
-    device_name,
     flops_per_token,
     make_optimizers,
     pick_arithmetic,
@@ -142,13 +141,8 @@ def measure_training(table, config, model, tokens, autocast, scaler):
         table.add(f"step: {name}", 1000 * part_time, "ms", f"{part_time / step_time:.0%}")
     speed = config.batch_size * config.block_size / step_time
     table.add("training", speed, "tok/s", f"{config.batch_size} x {config.block_size} tokens a step")
-    if device.type == "cuda":
-        table.add("training: peak memory", torch.cuda.max_memory_allocated(device) / 1e6, "MB", "of the GPU")
-    elif os.name == "posix":
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        table.add("training: peak memory", peak / 1e6, "MB", "of the process")
+    if peak := peak_memory(device)[0]:
+        table.add("training: peak memory", peak / 1e6, "MB", peak_memory(device)[1])
     return speed * flops_per_token(model)
 
 

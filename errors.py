@@ -130,6 +130,18 @@ def is_lost_connection(error):
     return TORCHRUN and ("DistError" in names or ("RuntimeError" in names and "gloo" in str(error).lower()))
 
 
+def free_memory() -> int:
+    """Bytes that a process can still use: of the machine, or of the container. 0 where nobody says (not Linux)."""
+    with contextlib.suppress(OSError):
+        info = Path("/proc/meminfo").read_text(encoding="utf-8")
+        free = sum(int(size) << 10 for size in re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", info, re.M))
+        container = Path("/sys/fs/cgroup/memory.max")
+        if container.exists() and (limit := container.read_text(encoding="utf-8").strip()).isdigit():
+            free = min(free, int(limit))
+        return free
+    return 0
+
+
 def limit_memory():
     """Let an allocation that the machine has no memory for fail, which is reported (Linux only).
 
@@ -140,9 +152,5 @@ def limit_memory():
     with contextlib.suppress(ImportError, OSError, ValueError, TypeError):
         import resource
 
-        info = Path("/proc/meminfo").read_text(encoding="utf-8")
-        free = sum(int(size) << 10 for size in re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", info, re.M))
-        container = Path("/sys/fs/cgroup/memory.max")
-        if container.exists() and (limit := container.read_text(encoding="utf-8").strip()).isdigit():
-            free = min(free, int(limit))
-        resource.setrlimit(resource.RLIMIT_DATA, (free, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        if free := free_memory():
+            resource.setrlimit(resource.RLIMIT_DATA, (free, resource.getrlimit(resource.RLIMIT_DATA)[1]))

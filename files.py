@@ -18,7 +18,7 @@ import config
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BOS, EOS = 1, 2  # their positions in that list are their ids
-BEST, LATEST, LOG = "best.pt", "ckpt.pt", "loss_log.json"
+BEST, LATEST, LOG, SAMPLES = "best.pt", "ckpt.pt", "loss_log.json", "samples.md"
 LARGEST = 1 << 28  # bytes
 TOKENIZER_REMEDY = "run train_tokenizer.py (with init_from, prepare.py) with the same config"
 
@@ -269,7 +269,10 @@ def load_checkpoint(path, resumable=False) -> dict:
             raise ValueError(f"it is of step {checkpoint['step']}")
         if resumable:
             records = checkpoint["records"]
-            numbers = [v for record in records for v in (record["step"], *record.values())]
+            texts = [text for record in records for pair in record.get("samples", {}).items() for text in pair]
+            if not all(type(text) is str for text in texts):
+                raise ValueError("its samples are not text")
+            numbers = [v for r in records for v in (r["step"], *(r[key] for key in r if key != "samples"))]
             numbers += [checkpoint["seconds"], *checkpoint["scaler"].values()]
             states = [part["state"] for part in checkpoint["optimizer"]]
             if not all(isinstance(state, dict) for part in states for state in (part, *part.values())):

@@ -157,6 +157,13 @@ class GPT(nn.Module):
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 1
                 nn.init.normal_(weight, std=0.02 * scale)
 
+    def set_tokenizer(self, tokenizer, where):
+        """What `generate` needs to turn text into tokens and back. where: the file it came from, for an error."""
+        self.tokenizer = tokenizer
+        spare = self.embedding.num_embeddings - tokenizer.get_vocab_size()
+        self.token_bytes = token_bytes(tokenizer) + [b""] * spare
+        self.bos, self.eos = special_ids(tokenizer, self.config, where)
+
     def hidden(self, idx, kv_cache=None):
         """The final normed state of each position, (B, T, C). idx: (B, T) token ids, T <= block_size."""
         start = kv_cache.length if kv_cache else 0
@@ -331,9 +338,7 @@ def from_checkpoint(checkpoint, path) -> GPT:
     check_tensors(weights, expected, path)
     model = GPT(config, n_rows)
     model.load_state_dict(weights)
-    model.tokenizer = tokenizer
-    model.token_bytes = token_bytes(tokenizer) + [b""] * (n_rows - n_tokens)
-    model.bos, model.eos = special_ids(tokenizer, config, path)
+    model.set_tokenizer(tokenizer, path)
     return model
 
 

@@ -1,15 +1,16 @@
 """Train a GPT.
 
-    python train.py config/small.py [--key=value ...] [--resume | --overwrite]
+    python train.py config/small.py [--key=value ...] [--resume | --overwrite | --plan]
     torchrun --standalone --nproc_per_node=8 -- train.py config/base.py ...     on 8 GPUs
 
 Reads   data/<dataset>/bpe<vocab_size>/
-Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss) and loss_log.json
+Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss), loss_log.json, and
+        samples.md: how the model continues the same few texts at each evaluation
 
 Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 """
 
-from errors import TORCHRUN, UserError, is_out_of_memory, reports_errors, torchrun_store
+from errors import TORCHRUN, UserError, is_out_of_memory, one_line, reports_errors, torchrun_store
 
 import bisect
 import contextlib
@@ -22,9 +23,9 @@ import platform
 import shlex
 import shutil
 import signal
+import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,18 +38,22 @@ from files import (
     BEST,
     LATEST,
     LOG,
+    SAMPLES,
+    atomic_write,
     check_tensors,
     load_checkpoint,
     only_writer,
     parse_tokenizer,
     read_tokenizer,
     save_checkpoint,
-    special_ids,
     token_bytes,
     write_json,
 )
 from model import GPT, pick_device
+from plan import Memory, device_name, format_time, print_measured, print_plan
 from tokens import open_tokens, read_meta
+
+SAMPLE_TOKENS = 100
 
 # torchrun starts this script once for each GPU. Each process computes the gradient of its share of the batch; all make
 # the same step, with the mean of their gradients, and so keep the same weights. Process 0 alone writes and prints.
@@ -203,6 +208,7 @@ class Evaluation:
     def __init__(self, config, tokens, token_lengths):
         limit = min(config.eval_tokens or len(tokens), len(tokens) - 1)
         self.starts = np.arange(max(1, limit // config.block_size)) * config.block_size
+        self.n_tokens = len(self.starts) * config.block_size
         self.tokens, (_, self.batch_size) = tokens, share_of_step(config)
         # What these tokens stand for. Per byte and per character the loss can be compared between tokenizers.
         self.bytes = self.characters = 0
@@ -240,6 +246,33 @@ def token_lengths(tokenizer):
     pieces = token_bytes(tokenizer)
     characters = [sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces]
     return np.array([len(piece) for piece in pieces]), np.array(characters)
+
+
+def read_prompts(setting, val_tokens, pieces) -> list[str]:
+    """The texts that the model continues at each evaluation. For an empty one, how the validation text begins."""
+    ids = val_tokens.read(np.array([0]), min(64, len(val_tokens)))[0]
+    first_line = b"".join(pieces[i] for i in ids).decode(errors="ignore").strip().partition("\n")[0]
+    return [prompt or first_line[:12] for prompt in setting.split("|")] if setting else []
+
+
+def continue_prompts(model, prompts) -> dict:
+    """{prompt: its continuation}. The seed is always the same, so that what changes is the model."""
+    model.eval()
+    texts = {prompt: model.generate(prompt, SAMPLE_TOKENS, seed=0).removeprefix(prompt) for prompt in prompts}
+    model.train()
+    return texts
+
+
+def write_samples(path, records):
+    """samples.md: what the model wrote at each evaluation."""
+    with atomic_write(path, "w") as file:
+        file.write("# What the model wrote\n\nThe same beginnings, continued after more and more training.\n")
+        for record in records:
+            for i, (prompt, text) in enumerate(record.get("samples", {}).items()):
+                if i == 0:
+                    file.write(f"\n## Step {record['step']:,}, validation loss {record['val_loss']:.4f}\n")
+                # Indented, it stays as it is, whatever it holds.
+                file.write("\n" + "".join(f"    {line}\n" for line in (prompt + text).split("\n")))
 
 
 def pick_arithmetic(name, device):
@@ -345,8 +378,10 @@ class Log:
             self.draw(step, new)
 
     def draw(self, step, values):
-        for name in values.keys() - {"step", "tokens", "seconds"}:
+        for name in values.keys() - {"step", "tokens", "seconds", "samples"}:
             self.board.add_scalar(name, values[name], step)
+        for prompt, text in values.get("samples", {}).items():
+            self.board.add_text(prompt, prompt + text, step)
 
     def has_evaluation(self, step) -> bool:
         return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
@@ -366,9 +401,20 @@ class Log:
     def line(self, line):
         print(f"\r\033[K{line}" if self.live else line, flush=True)
 
+    def add_samples(self, step, samples):
+        """Add {prompt: its continuation} to the record of a step."""
+        if not samples:
+            return
+        self.records[-1]["samples"] = samples
+        if self.board:
+            self.draw(step, {"samples": samples})
+        prompt, text = list(samples.items())[-1]
+        self.line(f"    {one_line((prompt + text)[:40])}")
+
     def save(self, run_dir):
-        if RANK == 0:
-            write_json(run_dir / LOG, self.header | {"records": self.records})
+        write_json(run_dir / LOG, self.header | {"records": self.records})
+        if any("samples" in record for record in self.records):
+            write_samples(run_dir / SAMPLES, self.records)
         if self.board:
             self.board.flush()
 
@@ -467,44 +513,6 @@ def diverged(step, run_dir):
     )
 
 
-def device_name(device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):  # Linux knows more
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def format_time(seconds) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def print_plan(config, meta, model, device, dtype, compiled):
-    embedding, rest = model.parameter_counts()
-    tokens = config.max_steps * config.batch_size * config.block_size
-    changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
-    print(f"config      {changes or 'the defaults'}")
-    how = f"{str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}"
-    how += f", {PROCESSES} processes" if PROCESSES > 1 else ""
-    print(f"device      {device.type} ({device_name(device)}), {how}")
-    print(f"parameters  {embedding + rest:,} = {embedding:,} embedding + {rest:,} non-embedding")
-    print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
-    print(
-        f"training    {config.max_steps:,} steps of {config.batch_size * config.block_size:,} tokens = {tokens:,}:"
-        f" {tokens / meta['train']['tokens']:.1f} epochs, {tokens / (embedding + rest):.1f} tokens per parameter"
-    )
-    print(
-        f"baselines   ln(vocab_size) = {math.log(meta['vocab_size']):.3f} nats knows nothing,"
-        f" {meta['unigram_entropy']:.3f} knows only how frequent each token is"
-    )
-    if config.warmup_steps + config.hold_steps > config.max_steps:
-        print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
-
-
 @reports_errors
 def main(argv=None):
     if RANK:  # process 0 speaks for all
@@ -512,6 +520,9 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--resume", action="store_true", help="go on from out/<run>/ckpt.pt, if it is there")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the run exists")
+    parser.add_argument(
+        "--plan", action="store_true", help="make a few steps, say what the run would take, save nothing"
+    )
     config, args = load_config(argv, parser)
     share, micro_size = share_of_step(config)
     restarts = 0
@@ -526,10 +537,10 @@ def main(argv=None):
     device = own_device(config.device)
     train_tokens = Tokens(config, meta, "train", device)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
-    special_ids(tokenizer, config, config.tokens_dir / "tokenizer.json")  # which sample.py will ask for
     if tokenizer.get_vocab_size() != meta["vocab_size"]:
         raise UserError(f"{config.tokens_dir}/meta.json is damaged (vocab_size); run prepare.py with the same config")
-    evaluation = Evaluation(config, Tokens(config, meta, "val", device), token_lengths(tokenizer))
+    val_tokens = Tokens(config, meta, "val", device)
+    evaluation = Evaluation(config, val_tokens, token_lengths(tokenizer))
 
     # --- model and optimizer
     dtype, autocast, scaler = pick_arithmetic(config.dtype, device)
@@ -541,17 +552,23 @@ def main(argv=None):
             f"{config.init_from} has {n_rows:,} embeddings for {meta['vocab_size']:,} tokens; is it damaged?"
         )
     model = GPT(config, n_rows).to(device)
+    model.set_tokenizer(tokenizer, config.tokens_dir / "tokenizer.json")
+    prompts = read_prompts(config.prompts, val_tokens, model.token_bytes)
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config)
 
-    with Stop() as stop, contextlib.nullcontext() if RANK else only_writer(config.run_dir):
+    writes = RANK == 0 and not args.plan
+    with (
+        contextlib.nullcontext(Stop()) if args.plan else Stop() as stop,
+        only_writer(config.run_dir) if writes else contextlib.nullcontext(),
+    ):
         # --- where to begin
         run_dir, first_step, best_val_loss, seconds_before, records = config.run_dir, 0, math.inf, 0.0, []
         found = [name for name in (LATEST, BEST, LOG) if (run_dir / name).exists()]
         resume = args.resume
         if restarts and found and not resume:  # torchrun gives the same command again: is this what it has begun?
             resume = found[0] != LOG and load_checkpoint(run_dir / found[0])["config"] == config
-        if found and not (resume or args.overwrite):
+        if found and not (resume or args.overwrite or args.plan):
             ways = "--resume goes on with it, --run=NAME starts another, --overwrite replaces it"
             raise UserError(f"{run_dir} exists; {ways}")
         checkpoint = read_resumed(config, tokenizer_json) if resume else None
@@ -569,12 +586,15 @@ def main(argv=None):
         begin = {"device": device.type, "training tokens": meta["train"]["sha256"][:12], "first step": first_step}
         if TORCHRUN:
             check_agreement(dataclasses.asdict(config) | begin)
-        if RANK == 0 and not checkpoint:
+        if writes and not checkpoint:
             (run_dir / LATEST).unlink(missing_ok=True)  # or, after a crash, --resume would go on with the old run
 
         # --- compile: a first step whose gradients are thrown away
         compiled = should_compile(model, device)
-        print_plan(config, meta, model, device, dtype, compiled)
+        how = f"{str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}"
+        how += f", {PROCESSES} processes" if PROCESSES > 1 else ""
+        memory = Memory(model, optimizers, dtype, autocast)
+        print_plan(config, meta, model, memory, share, micro_size, device, how)
         n_starts = len(train_tokens) - config.block_size
         forward = model
         if compiled:
@@ -597,9 +617,10 @@ def main(argv=None):
             "vocab_size": meta["vocab_size"],
             "unigram_entropy": meta["unigram_entropy"],
         }
-        log = Log(header, records, open_board(run_dir) if config.tensorboard and RANK == 0 else None)
+        log = Log(header, records, open_board(run_dir) if config.tensorboard and writes else None)
         if checkpoint:
             log.line(f"resumed {run_dir / LATEST} at step {first_step:,}")
+        if checkpoint and writes:
             log.save(run_dir)  # a crash may have come between the checkpoint and its log
 
         # --- train
@@ -611,6 +632,7 @@ def main(argv=None):
         seconds, start_time = seconds_before, time.perf_counter()
         mark_time = pace_time = start_time
         mark_step = first_step
+        begun = []  # for --plan: when each step began
         for step in range(first_step, config.max_steps + 1):
             # learning rate
             lr = get_lr(step, config)
@@ -619,7 +641,7 @@ def main(argv=None):
 
             # evaluate and save
             last, stopping = step == config.max_steps, stop.agreed()
-            due = (step % config.eval_interval == 0 or last) and not log.has_evaluation(step)
+            due = (step % config.eval_interval == 0 or last) and not log.has_evaluation(step) and not args.plan
             if due or stopping:
                 if (bad := over_all(bad_step.item(), "min")) < never:
                     raise diverged(bad, run_dir)
@@ -640,9 +662,10 @@ def main(argv=None):
                         f"step {step:,}: validation loss {result['val_loss']:.4f} nats, PPL {result['val_ppl']:.2f},"
                         f" {result['val_bpc']:.4f} bits per character, {result['val_bpb']:.4f} per byte"
                     )
+                    log.add_samples(step, continue_prompts(model, prompts) if writes else {})
                     if result["val_loss"] < best_val_loss:
                         best_val_loss = result["val_loss"]
-                        if RANK == 0:
+                        if writes:
                             save_checkpoint(run_dir / BEST, state | {"val_loss": best_val_loss})
                 resumable = {
                     "optimizer": [optimizer.state_dict() for optimizer in optimizers],
@@ -652,12 +675,16 @@ def main(argv=None):
                     "seconds": seconds,
                     "records": log.records,
                 }
-                if RANK == 0:
+                if writes:
                     save_checkpoint(run_dir / LATEST, state | resumable)
-                log.save(run_dir)
+                    log.save(run_dir)
                 mark_time, mark_step = time.perf_counter(), step
                 if step == first_step:
                     pace_time = mark_time
+            if args.plan:
+                bad_step.item()  # waits for the device
+                begun.append(time.perf_counter())
+                stopping = over_all(len(begun) > 4 and begun[-1] - begun[0] > 5, "max")
             if last or stopping:
                 break
 
@@ -717,14 +744,21 @@ def main(argv=None):
         if TORCHRUN:
             dist.barrier()  # until process 0 has saved: torchrun ends the others when one has failed
 
+    if args.plan:
+        if len(begun) > 1:  # the run is not at its end
+            step_seconds = statistics.median(np.diff(begun)[-max(1, len(begun) - 2) :])
+            print_measured(config, config.max_steps - first_step, step_seconds, evaluation.n_tokens, device)
+        return 0
     if stopping:
         words = [word for word in args.argv if word not in ("--resume", "--overwrite")]
         start = "torchrun … train.py" if TORCHRUN else "python train.py"
         print(f"saved step {step:,}; go on with: {start} {shlex.join(words)} --resume")
         return 128 + stopping
     print(f"done in {format_time(seconds)}: best validation loss {best_val_loss:.4f}, saved in {run_dir}")
-    print(f"next: python plot_loss.py {config.run}")
-    print(f"      python sample.py --run={config.run} --prompt=你好")
+    run = shlex.quote(config.run)
+    print(f"next: python report.py {run}")
+    print(f"      python sample.py --run={run} --prompt={shlex.quote(prompts[-1] if prompts else '你好')}")
+    print(f"      python plot_loss.py {run}")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ class Config:
     eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
     log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
     run: str = _key("", "name of the run: its folder is out/<run> (default: the config file's name)")
+    prompts: str = _key("你好|", "texts to continue at each evaluation, split at |; an empty one: a line of yours")
     tensorboard: bool = _key(False, "write the log for TensorBoard too, into the folder of the run")
 
     # machine

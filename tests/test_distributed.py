@@ -124,7 +124,7 @@ def test_a_restart_does_not_go_on_with_a_run_that_was_refused(alone):
         (["--n_embed=3"], 99, "pass", "error: unknown flag --n_embed, did you mean n_embd?"),
         ([], 15, 'raise UserError("only here")', "error: only here\n"),
         ([], 15, 'raise ValueError("a bug")', "ValueError: a bug\n"),
-        (["--resume"], -1, 'settings.ROOT = Path("other")', "has first step 0, process 0 on"),  # out/ is not shared
+        (["--resume"], -1, 'settings.ROOT /= "other"', "has first step 0, process 0 on"),  # out/ is not shared
     ],
 )
 def test_an_error_is_reported_once(alone, words, step, code, message):

@@ -1,0 +1,187 @@
+"""What a run will take and what that means, said before it starts: parameters, text, memory, time."""
+
+from errors import free_memory
+
+import contextlib
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+
+def device_name(device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # Linux knows more
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def format_time(seconds) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def format_bytes(size) -> str:
+    if size < 1e9:
+        return f"{size / 1e6:,.0f} MB"
+    return f"{size / 1e9:,.{1 if size < 1e10 else 0}f} GB"
+
+
+def peak_memory(device) -> tuple[int, str]:
+    """(bytes, of what) in use at most: of the GPU, or else of the process; 0 where nobody counts."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "of the GPU"
+    if os.name != "posix":
+        return 0, ""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024), "of the process"
+
+
+def parts_of(model) -> dict:
+    """The number of parameters by what they are for; a tied matrix counts once."""
+    kinds = {"embedding": "embedding", "attn": "attention", "mlp": "SwiGLU", "lm_head": "output head"}
+    counts = dict.fromkeys([*kinds.values(), "norms"], 0)
+    for name, parameter in model.named_parameters():
+        kind = next((kinds[word] for word in name.split(".") if word in kinds), "norms")
+        counts[kind if parameter.dim() == 2 else "norms"] += parameter.numel()
+    return {kind: count for kind, count in counts.items() if count}
+
+
+class Memory:
+    """The bytes that training needs, by the number of sequences in a forward pass.
+
+    What one sequence leaves for the backward pass is counted, and more of them leave as much each. Besides: weights,
+    gradients and the averages of the optimizers; and six times the logits in float32, as was seen on a CPU while their
+    loss and its gradient are computed. A GPU, or a compiled model, may take less.
+    """
+
+    def __init__(self, model, optimizers, dtype, autocast):
+        self.parameters = 0
+        for optimizer in optimizers:
+            numbers = 3 if isinstance(optimizer, torch.optim.Muon) else 4  # of 4 bytes for each parameter
+            self.parameters += 4 * numbers * sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+        copies = 0 if dtype == torch.float32 else 2 * sum(model.parameter_counts())  # autocast keeps them as well
+        logits = 4 * model.config.block_size * model.embedding.num_embeddings
+        self.sequence = saved_bytes(model, autocast) - copies + 6 * logits
+        self.parameters += copies
+
+    def needed(self, sequences) -> int:
+        return self.parameters + sequences * self.sequence
+
+
+def saved_bytes(model, autocast) -> int:
+    """Bytes that the forward pass of one sequence keeps for the backward pass."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    idx = torch.zeros(1, model.config.block_size, dtype=torch.int64, device=model.embedding.weight.device)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        loss = model(idx, idx)
+    del loss  # only now may its memory hold something else
+    return sum(saved.values())
+
+
+def print_plan(config, meta, model, memory, share, micro_size, device, how):
+    """The first lines of a run. share, micro_size: the sequences of this device in a step, and in a forward pass."""
+    n_parameters = sum(model.parameter_counts())
+    step_tokens = config.batch_size * config.block_size
+    tokens = config.max_steps * step_tokens
+    epochs, ratio = tokens / meta["train"]["tokens"], tokens / n_parameters
+    changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
+    parts = " + ".join(f"{count:,} {part}" for part, count in parts_of(model).items())
+    print(f"config      {changes or 'the defaults'}")
+    print(f"device      {device.type} ({device_name(device)}), {how}")
+    print(f"parameters  {n_parameters:,} = {parts}")
+    print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
+    print(
+        f"training    {config.max_steps:,} steps of {step_tokens:,} tokens = {tokens:,}:"
+        f" {epochs:.1f} epochs, {ratio:.1f} tokens per parameter"
+    )
+    for line in meaning(epochs, ratio):
+        print(f"            {line}")
+    print(
+        f"baselines   ln(vocab_size) = {math.log(meta['vocab_size']):.3f} nats knows nothing,"
+        f" {meta['unigram_entropy']:.3f} knows only how frequent each token is"
+    )
+    print_memory(config, memory, share, micro_size, device)
+    if config.warmup_steps + config.hold_steps > config.max_steps:
+        print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
+
+
+def meaning(epochs, ratio) -> list[str]:
+    """What to expect of so many epochs (https://arxiv.org/abs/2305.16264) and tokens per parameter (2203.15556)."""
+    if epochs < 1:
+        lines = [f"{epochs:.1f} epochs: not all of the text is read; training and validation loss will stay close"]
+    elif epochs <= 4:
+        lines = [f"{epochs:.1f} epochs: up to about 4, reading a text again teaches almost as much as new text"]
+    elif epochs <= 16:
+        lines = [f"{epochs:.1f} epochs: past about 4 a text teaches less each time; the validation loss will flatten"]
+    else:
+        lines = [
+            f"{epochs:.0f} epochs: the text will be learned by heart and the validation loss rise again, unless the"
+            " model is small or dropout high"
+        ]
+    if ratio < 20:
+        return [*lines, f"{ratio:.1f} tokens per parameter: the model has room for more; about 20 suit its size best"]
+    return [*lines, f"{ratio:.0f} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
+
+
+def print_memory(config, memory, share, micro_size, device):
+    """How much is needed and, if there is less, what to change."""
+    needed, free = memory.needed(micro_size), free_memory()
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    print(
+        f"memory      about {format_bytes(needed)}: {format_bytes(memory.parameters)} for the parameters,"
+        f" {micro_size} times {format_bytes(memory.sequence)} for a sequence"
+        + (f"; {format_bytes(free)} are free" if free else "")
+    )
+    if not free or needed < free:
+        return
+    room = 0.9 * free  # of which all can be used is not known
+    fits = [n for n in range(1, micro_size) if share % n == 0 and memory.needed(n) < room]
+    block_size = config.block_size
+    while block_size > 2 and memory.parameters + memory.sequence * block_size / config.block_size > room:
+        block_size //= 2
+    if fits:
+        advice = (
+            f"--micro_batch_size={fits[-1]} takes {format_bytes(memory.needed(fits[-1]))} and trains the same model"
+        )
+    elif block_size > 2:
+        advice = f"--micro_batch_size=1 --block_size={block_size} would"
+    else:
+        advice = f"{room / 16 / 1e6:,.0f} million parameters would: lower n_layer, n_embd or vocab_size"
+    print(f"warning: that may not fit; {advice}")
+
+
+def print_measured(config, steps, step_seconds, eval_tokens, device):
+    """The last lines of --plan: the time that the steps to come will take, by those that were made.
+
+    An evaluation is counted as a third of the time that as many tokens take in training: it has no backward pass.
+    """
+    step_tokens = config.batch_size * config.block_size
+    eval_seconds = step_seconds * eval_tokens / step_tokens / 3
+    total = steps * step_seconds + (steps // config.eval_interval + 1) * eval_seconds
+    print(
+        f"time        {1000 * step_seconds:,.1f} ms a step, {step_tokens / step_seconds:,.0f} tokens a second;"
+        f" about {format_time(total)} to the end"
+    )
+    if peak := peak_memory(device)[0]:
+        print(f"memory      {format_bytes(peak)} used at most, {peak_memory(device)[1]}")
+    if total > 7200:
+        print(f"            in an hour this machine does --max_steps={3600 * steps / total:.0f}, or a smaller model")
