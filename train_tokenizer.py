@@ -107,6 +107,10 @@ def readable(piece) -> str:
         return f"<0x{piece.hex()}>"
 
 
+def is_chinese(text) -> bool:
+    return bool(text) and all("\u4e00" <= c <= "\u9fff" for c in text)
+
+
 def count_tokens(tokenizer, texts) -> int:
     """The tokens in a list of texts, each of which must come back unchanged."""
     count = 0
@@ -136,7 +140,7 @@ def report(tokenizer, vocab_size, sample, held_out):
 
     shown = [readable(piece) for piece in token_bytes(tokenizer)]
     partial = sum(text.startswith("<0x") for text in shown)
-    chinese = [text for text in shown if text and all("\u4e00" <= c <= "\u9fff" for c in text)]
+    chinese = [text for text in shown if is_chinese(text)]
     single = sum(len(text) == 1 for text in chinese)
     print(f"Chinese tokens  {len(chinese):,}: {single:,} single characters, {len(chinese) - single:,} longer")
     print(f"longest         {' '.join(sorted(chinese, key=len, reverse=True)[:16])}")
@@ -168,6 +172,7 @@ def main(argv=None):
         save(tokenizer, config.tokens_dir)
     print(f"\nsaved {config.tokens_dir / 'tokenizer.json'} in {time.time() - start:.0f} s")
     print(f"next: python prepare.py {shlex.join(args.argv)}")
+    print(f"      python report.py --tokenizer {shlex.join(args.argv)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,317 @@
+"""Judge a trained GPT: what it has learned, what it only copies, and what to try next.
+
+    python report.py                    the most recent run
+    python report.py tiny --last        its latest weights, not those of the best validation loss
+    python report.py --tokenizer config/tiny.py [--key=value ...]     a tokenizer, before any training
+
+Reads   out/<run>/best.pt (or ckpt.pt, with --last) and loss_log.json, and the tokens it was trained on
+Writes  out/<run>/report.html, one page that needs no other file (tokenizer.html beside a tokenizer)
+"""
+
+from errors import UserError, reports_errors
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.ticker import MaxNLocator
+
+import judge
+from config import ArgumentParser, load_config
+from files import BEST, LATEST, atomic_write, find_run, load_checkpoint, only_writer, read_tokenizer
+from model import from_checkpoint, pick_device
+from plan import format_time
+from plot_loss import Run, smooth
+from tokens import read_meta
+from train import Evaluation, Tokens, pick_arithmetic, set_up, token_lengths
+from vocabulary import examine_tokenizer
+
+LONGEST_TEXT = 1 << 25  # tokens of the training text that are looked at
+ARITHMETIC = 2e12  # operations for a loss on a CPU: half a minute on two cores at most
+PASSAGE = 256  # tokens
+CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
+
+
+KNOWN = {
+    "bigram": "which token follows which",
+    "unigram": "how frequent each token is",
+    "gzip": "what stands up to 32 KB back",
+    "xz": "the validation text so far",
+    "xz, training text known": "the training text, and the validation text so far",
+}
+
+
+def examine(run, checkpoint, model) -> dict:
+    """Everything that is measured of a run, for the page and for the terminal."""
+    config = checkpoint["config"]
+    meta = read_meta(config.tokens_dir)
+    if read_tokenizer(config.tokens_dir) != checkpoint["tokenizer"]:
+        raise UserError(f"{config.tokens_dir} has another tokenizer than {run.folder}; run prepare.py as for that run")
+    device, vocab_size = model.embedding.weight.device, meta["vocab_size"]
+    _, autocast, _ = pick_arithmetic(config.dtype, device)
+    train, val = (Tokens(config, meta, split, device) for split in ("train", "val"))
+
+    # How well it guesses
+    size, n_parameters = config.block_size, sum(model.parameter_counts())
+    evaluation = Evaluation(config, val, token_lengths(model.tokenizer))
+    n_val = evaluation.n_tokens + 1
+    limit = min(1 << 16, int(ARITHMETIC / 2 / n_parameters))
+    val_losses, val_right = judge.token_losses(model, val, judge.window_starts(n_val, size, limit), autocast)
+    train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, limit), autocast)
+    shifted, _ = judge.token_losses(model, val, judge.window_starts(n_val, size, 4 * limit, shifts=4), autocast)
+    val_loss, train_loss = float(val_losses.mean()), float(train_losses.mean())
+
+    # How well simpler models do
+    train_ids, val_ids = (
+        tokens.read(np.array([0]), n)[0].astype(np.int64)
+        for tokens, n in ((train, min(len(train), LONGEST_TEXT)), (val, n_val))
+    )
+    train_text, val_text = (b"".join(map(model.token_bytes.__getitem__, ids.tolist())) for ids in (train_ids, val_ids))
+    bits = evaluation.n_tokens / math.log(2)  # in the validation text, for each nat a token
+    baselines = {
+        "unigram": judge.unigram_loss(train_ids, val_ids, vocab_size),
+        "bigram": judge.bigram_loss(train_ids, val_ids, vocab_size),
+    }
+    for name, per_byte in judge.compressed_bits(val_text, known=train_text[-3_000_000:]).items():
+        baselines[name] = per_byte * evaluation.bytes / bits
+
+    # What it writes, and how much of that it copies
+    prompt_size = min(PROMPT_TOKENS, len(val) // 2)
+    starts = np.linspace(0, max(0, len(val) - prompt_size - NEW_TOKENS), CONTINUATIONS).astype(int)
+    prompts = torch.from_numpy(val.read(starts, prompt_size).astype(np.int64)).to(device)
+    written = torch.stack(list(model.stream(prompts, NEW_TOKENS, seed=0)), dim=1).tolist()
+    real = val.read(starts + prompt_size, min(NEW_TOKENS, len(val) - prompt_size)).tolist()
+    copies = {
+        name: judge.copying(train_text.decode(errors="replace"), documents(model, rows))
+        for name, rows in (("model", written), ("text", real))
+    }
+
+    # How surprised it is
+    passage = torch.from_numpy(val_ids[None, : PASSAGE + 1]).to(device)
+    shown = [show(piece, model.tokenizer.id_to_token(i)) for i, piece in enumerate(model.token_bytes)]
+    tokens = [
+        shown[i]
+        | {
+            "bits": nats / math.log(2),
+            "lines": [f"{nats / math.log(2):.1f} bits: its guess number {rank:,}, {math.exp(-nats):.2%}"],
+            "guesses": [(shown[guess]["text"], f"{probability:.1%}") for guess, probability in likely],
+        }
+        for i, (nats, rank, likely) in zip(passage[0, 1:].tolist(), judge.guesses(model, passage), strict=True)
+    ]
+
+    steps_done, seconds = (run.records[-1].get(key, 0) for key in ("step", "seconds"))
+    seen = steps_done * config.batch_size * size
+    return {
+        "name": run.name,
+        "step": checkpoint["step"],
+        "config": config,
+        "n_parameters": n_parameters,
+        "epochs": seen / meta["train"]["tokens"],
+        "ratio": seen / n_parameters,
+        "seconds": seconds,
+        "val_loss": val_loss,
+        "train_loss": train_loss,
+        "nats_to_bits_per_byte": bits / evaluation.bytes,
+        "nats_to_bits_per_character": bits / evaluation.characters,
+        "baselines": baselines,
+        "positions": judge.loss_by_position(shifted),
+        "tokens": tokens,
+        "samples": [record for record in run.records if record.get("samples")],
+        "copies": copies,
+        "verdict": judge.verdict(
+            run=run.folder.name,
+            steps=run.val[0],
+            val_losses=run.val[1],
+            max_steps=config.max_steps,
+            epochs=seen / meta["train"]["tokens"],
+            ratio=seen / n_parameters,
+            val=(val_loss, float(val_right.mean())),
+            train=(train_loss, float(train_right.mean())),
+            bigram=baselines["bigram"],
+            unigram_gap=baselines["unigram"] - meta["unigram_entropy"],
+            model_copies=copies["model"],
+            text_copies=copies["text"],
+        ),
+    }
+
+
+def documents(model, rows) -> list[str]:
+    """The texts of rows of token ids, cut where documents end."""
+    pieces = [piece or b"\0" for piece in model.token_bytes]
+    texts = [b"".join(pieces[i] for i in ids).decode(errors="ignore") for ids in rows]
+    return [part for text in texts for part in text.split("\0") if part]
+
+
+def show(piece, name) -> dict:
+    """A token for the page: its text, or the bytes of a part of a character, or its name if it stands for no text."""
+    try:
+        return {"text": piece.decode().replace("\n", "↵\n") or name, "special": not piece}
+    except UnicodeDecodeError:
+        return {"text": piece.hex(" "), "special": True}
+
+
+# --- pictures and pages
+
+
+def chart(curves, levels=(), x_label="", y_label="", log=False, width=720, height=380):
+    """The geometry of a chart, for templates/parts.html.
+
+    curves: [(name, x, y)]. levels: {name: y}, drawn as lines across. log: of x.
+    """
+    left, right, top, bottom = 60, 30, 14, 60
+    levels = dict(levels)
+    xs = np.concatenate([x for _, x, _ in curves])
+    ys = np.concatenate([*(y for _, _, y in curves), list(levels.values())])
+    scale = np.log2 if log else np.asarray
+    low, high = scale(xs.min()), scale(xs.max())
+    x_ticks = 2.0 ** np.arange(math.ceil(low), high + 0.01) if log else round_ticks(0, xs.max(), 5)
+    y_ticks = round_ticks(ys.min(), ys.max(), 6)
+
+    def across(x):
+        return left + (scale(x) - low) / max(high - low, 1e-9) * (width - left - right)
+
+    def down(y):
+        return top + (y_ticks[-1] - y) / (y_ticks[-1] - y_ticks[0]) * (height - top - bottom)
+
+    lines, label_at = [], math.inf
+    for name, y in sorted(levels.items(), key=lambda level: level[1]):  # from the lowest up, their labels apart
+        label_at = min(down(y) - 5, label_at - 24)
+        lines.append({"name": f"{name} {y:.2f}", "y": down(y), "label_at": label_at})
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "bottom": height - bottom,
+        "x_label": x_label,
+        "y_label": y_label,
+        "x_ticks": [(across(x), f"{x:,.0f}") for x in x_ticks if xs.min() <= x <= xs.max()],
+        "y_ticks": [(down(y), f"{y:g}") for y in y_ticks],
+        "levels": lines,
+        "curves": [{"name": n, "points": list(zip(across(x), down(y), strict=True))} for n, x, y in curves],
+    }
+
+
+def round_ticks(low, high, n):
+    return MaxNLocator(n, steps=[1, 2, 5, 10]).tick_values(low, high)
+
+
+def write_page(path, template, **values):
+    """Fill a template. Everything in it is escaped: a corpus may hold HTML."""
+    folder = Path(__file__).parent / "templates"
+    pages = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    text = pages.get_template(template).render(**values)
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
+def print_found(found):
+    """The short version, for the terminal."""
+    c, nats, verdict = found["config"], found["val_loss"], found["verdict"]
+    print(
+        f"{found['name']}: {found['n_parameters']:,} parameters, weights of step {found['step']:,} of {c.max_steps:,}"
+    )
+    print(
+        f"validation   {nats:.4f} nats, PPL {math.exp(nats):.1f},"
+        f" {nats * found['nats_to_bits_per_character']:.4f} bits per character,"
+        f" {nats * found['nats_to_bits_per_byte']:.4f} per byte"
+    )
+    print(f"training     {found['train_loss']:.4f} nats")
+    levels = sorted(found["baselines"].items(), key=lambda level: level[1])
+    print("baselines    " + ", ".join(f"{name} {nats:.2f}" for name, nats in levels))
+    print("context      " + ", ".join(f"{nats:.2f} after {seen:g}" for seen, nats in found["positions"]))
+    for name, copies in found["copies"].items():
+        who = {"model": "its text", "text": "real text"}[name]
+        shares = ", ".join(f"{novel:.1%} of {n}" for n, novel in copies["novel"].items())
+        print(f"{who:12} new sequences of n characters: {shares}; longest copied run {len(copies['longest'])}")
+    print(f"\n{verdict.name.upper()}: {verdict.headline}")
+    for line in verdict.evidence:
+        print(f"  - {line}")
+    print("next:")
+    for line in verdict.advice:
+        print(f"  - {line}")
+
+
+def report_run(args):
+    start = time.time()
+    path = find_run(args.run, *((LATEST,) if args.last else (BEST, LATEST)))
+    checkpoint = load_checkpoint(path)
+    device = pick_device(args.device)
+    set_up(device)
+    model = from_checkpoint(checkpoint, path).eval().to(device)
+    run = Run(str(path.parent))
+    found = examine(run, checkpoint, model)
+    train_steps, train_values = run.train
+    curves = [("training", train_steps, smooth(train_values, len(train_values) // 50)), ("validation", *run.val)]
+    samples = found["samples"]
+    out = run.folder / "report.html"
+    write_page(
+        out,
+        "run.html",
+        **found,
+        tiles=[
+            (f"{found['val_loss']:.3f}", "validation loss, nats per token"),
+            (f"{math.exp(found['val_loss']):,.1f}", "perplexity"),
+            (f"{found['val_loss'] * found['nats_to_bits_per_character']:.3f}", "bits per character"),
+            (f"{found['epochs']:.1f}", "epochs"),
+            (f"{found['ratio']:.1f}", "tokens per parameter"),
+            (format_time(found["seconds"]), "time of training"),
+        ],
+        known_of=KNOWN,
+        shown=[samples[round(i)] for i in np.linspace(0, len(samples) - 1, min(len(samples), 6))],
+        continuations=CONTINUATIONS,
+        curve=chart(curves, found["baselines"], "step", "loss, nats per token"),
+        context=chart(
+            [("loss", *np.array(found["positions"]).T)],
+            {"bigram": found["baselines"]["bigram"]},
+            "tokens seen before",
+            "loss, nats per token",
+            log=True,
+        ),
+    )
+    print_found(found)
+    print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
+
+
+def report_tokenizer(config):
+    start = time.time()
+    found = examine_tokenizer(config)
+    tokens = [show(piece, "") | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in found["passage"]]
+    out = config.tokens_dir / "tokenizer.html"
+    with only_writer(config.tokens_dir):
+        write_page(out, "tokenizer.html", **found, tokens=tokens)
+    print(f"{found['name']}: {found['vocab_size']:,} tokens, {found['characters_per_token']:.3f} characters a token")
+    for kind, ratio, names in found["kinds"]:
+        print(f"  {kind:24} {ratio:.2f}  {' | '.join(names[:14])}".replace("\n", "↵"))
+    if found["sizes"]:
+        print("vocab_size  characters a token  characters a window  parameters  tokens seen fewer than 20 times")
+    for row in found["sizes"]:
+        print(
+            f"{row['size']:10,} {row['characters_per_token']:19.3f} {row['window']:20.0f} {row['parameters']:11,}"
+            f" {row['rare']:32.1%}"
+        )
+    print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
+
+
+@reports_errors
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", action="store_true", help="look at the tokenizer of a config instead")
+    if "--tokenizer" in argv:
+        config, _ = load_config(argv, parser)
+        return report_tokenizer(config)
+    parser.add_argument(
+        "run", nargs="?", default="", help="a name under out/, a folder or a checkpoint [the most recent]"
+    )
+    parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    return report_run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

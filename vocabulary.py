@@ -1,0 +1,100 @@
+"""What can be measured of a tokenizer: how it splits which text, and what more or fewer tokens would give."""
+
+import dataclasses
+import json
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from corpus import Corpus
+from files import parse_tokenizer, read_tokenizer, token_bytes
+from train_tokenizer import is_chinese, learn, new_tokenizer, readable, sample_corpus
+
+KINDS = {  # of text, to see what a tokenizer was made for
+    "modern Chinese": "今天下午我们在公园里散步，天气很好，孩子们一边跑一边笑。",
+    "traditional Chinese": "今天下午我們在公園裡散步，天氣很好，孩子們一邊跑一邊笑。",
+    "classical Chinese": "春雨初晴，童子携酒登楼，望江上归帆，不觉日暮。",
+    "English": "We walked through the park this afternoon; the children ran ahead, laughing.",
+    "numbers": "2026年11月24日，气温 -3.5 °C，合计 1,234,567 元。",
+    "Python": "def add(a, b):\n    return a + b  # no surprises\n",
+    "rare characters, emoji": "饕餮 龘 𠮷 🙂🚀",
+}
+
+
+def examine_tokenizer(config) -> dict:
+    """Everything that is measured of a tokenizer, for the page and for the terminal."""
+    text = read_tokenizer(config.tokens_dir)
+    tokenizer = parse_tokenizer(text, config.tokens_dir / "tokenizer.json")
+    sample, held_out = sample_corpus(Corpus(config))
+    pieces = token_bytes(tokenizer)
+    counts = token_counts(tokenizer, held_out)
+    names = [readable(piece) for piece in pieces]
+    partial = np.array([name.startswith("<0x") for name in names])
+    chinese = [name for name in names if is_chinese(name)]
+
+    def split(text):
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    rare = sorted({c for text in held_out for c in text if is_chinese(c) and len(split(c)) > 1})
+    return {
+        "name": f"{config.tokens_dir.parent.name}/{config.tokens_dir.name}",
+        "config": config,
+        "vocab_size": len(pieces),
+        "characters_per_token": sum(map(len, held_out)) / counts.sum(),
+        "bytes_per_token": sum(len(text.encode()) for text in held_out) / counts.sum(),
+        "partial": int(partial.sum()),
+        "partial_share": counts[partial].sum() / counts.sum(),
+        "chinese": len(chinese),
+        "longer": sum(len(name) > 1 for name in chinese),
+        "longest": sorted(chinese, key=len, reverse=True)[:48],
+        "rare": len(rare),
+        "rare_split": [(c, [names[i] for i in split(c)]) for c in rare[:: max(1, len(rare) // 12)][:12]],
+        "kinds": [
+            (kind, len(text) / len(split(text)), [names[i] for i in split(text)]) for kind, text in KINDS.items()
+        ],
+        "passage": [(i, pieces[i]) for i in split("".join(held_out)[:400])],
+        "sizes": [] if config.init_from else compare_sizes(config, sample, held_out),
+    }
+
+
+def token_counts(tokenizer, texts):
+    """How often each token occurs in a list of texts."""
+    counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    for first in range(0, len(texts), 1000):  # not all at once: an encoding is many times as large as its text
+        for encoding in tokenizer.encode_batch_fast(texts[first : first + 1000], add_special_tokens=False):
+            np.add.at(counts, encoding.ids, 1)
+    return counts
+
+
+def compare_sizes(config, sample, held_out) -> list[dict]:
+    """What a quarter, half, twice and four times the vocabulary would give.
+
+    Only the largest is learned: BPE adds one token after the other, so the first ones are those of a smaller one.
+    """
+    largest = new_tokenizer()
+    learn(largest, sample, dataclasses.replace(config, vocab_size=4 * config.vocab_size))
+    characters, rows = sum(map(len, held_out)), []
+    for size in (config.vocab_size // 4, config.vocab_size // 2, *(n * config.vocab_size for n in (1, 2, 4))):
+        if size >= 300 and size <= largest.get_vocab_size():
+            tokenizer = smaller(largest, size)
+            tokens = token_counts(tokenizer, held_out).sum()
+            rows.append(
+                {
+                    "size": size,
+                    "characters_per_token": characters / tokens,
+                    "window": characters / tokens * config.block_size,
+                    "parameters": size * config.n_embd,
+                    "rare": float((token_counts(tokenizer, sample) < 20).mean()),
+                }
+            )
+    return rows
+
+
+def smaller(tokenizer, vocab_size):
+    """The tokenizer with the first tokens only: the same as if no more had been learned."""
+    settings = json.loads(tokenizer.to_str())
+    model = settings["model"]
+    ids = model["vocab"]
+    model["merges"] = [pair for pair in model["merges"] if ids["".join(pair)] < vocab_size]
+    model["vocab"] = {token: i for token, i in ids.items() if i < vocab_size}
+    return Tokenizer.from_str(json.dumps(settings))
