@@ -123,14 +123,15 @@ def hashes(codes, n):
 
 
 def found_in(known, texts, n):
-    """Whether each sequence of n characters of the texts stands in `known` (codes), an array of bool for each text."""
+    """Whether each sequence of n characters of some texts stands in `known`: an array of bool for each text."""
     wanted = [hashes(text, n) for text in texts]
     queries = np.unique(np.concatenate(wanted))
-    hit = np.zeros(len(queries) + 1, dtype=bool)
+    hit = np.zeros(len(queries), dtype=bool)
     for first in range(0, len(known), 1 << 22):  # in parts that fit the memory
         part = hashes(known[first : first + (1 << 22) + n - 1], n)
         place = np.searchsorted(queries, part)
-        hit[place[queries[np.minimum(place, len(queries) - 1)] == part]] = True
+        place[place == len(queries)] = 0
+        hit[place[queries[place] == part]] = True
     return [hit[np.searchsorted(queries, values)] for values in wanted]
 
 
@@ -140,14 +141,18 @@ def copying(known, texts):
     Returns {"novel": {n: share of their sequences of n characters that do not}, "longest": the longest text that does}.
     """
     codes, known = [as_codes(text) for text in texts], as_codes(known)
-    novel = {n: 1 - float(np.concatenate(found_in(known, codes, n)).mean()) for n in NGRAMS}
-    low, high = 0, 1  # a run of `low` characters is there, one of `high` is not
-    while high <= max(map(len, codes)) and any(f.any() for f in found_in(known, codes, high)):
+    longest_text = max(map(len, codes))
+
+    def there(n):
+        return n <= longest_text and any(found.any() for found in found_in(known, codes, n))
+
+    novel = {n: 1 - float(np.concatenate(found_in(known, codes, n)).mean()) for n in NGRAMS if n <= longest_text}
+    low, high = 0, 1  # a run of `low` characters is there, one of `high` may be
+    while there(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        there = any(f.any() for f in found_in(known, codes, middle))
-        low, high = (middle, high) if there else (low, middle)
+        low, high = (middle, high) if there(middle) else (low, middle)
     longest = ""
     if low:
         for text, found in zip(texts, found_in(known, codes, low), strict=True):

@@ -162,7 +162,7 @@ def chart(curves, levels=(), x_label="", y_label="", log=False, width=720, heigh
 
     curves: [(name, x, y)]. levels: {name: y}, drawn as lines across. log: of x.
     """
-    left, right, top, bottom = 60, 30, 14, 60
+    left, right, top, bottom = 60, 36, 14, 60
     levels = dict(levels)
     xs = np.concatenate([x for _, x, _ in curves])
     ys = np.concatenate([*(y for _, _, y in curves), list(levels.values())])
@@ -179,7 +179,7 @@ def chart(curves, levels=(), x_label="", y_label="", log=False, width=720, heigh
 
     lines, label_at = [], math.inf
     for name, y in sorted(levels.items(), key=lambda level: level[1]):  # from the lowest up, their labels apart
-        label_at = min(down(y) - 5, label_at - 24)
+        label_at = min(down(y) - 5, label_at - 26)
         lines.append({"name": f"{name} {y:.2f}", "y": down(y), "label_at": label_at})
     return {
         "width": width,
@@ -283,10 +283,10 @@ def report_tokenizer(config):
     tokens = [show(piece, "") | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in found["passage"]]
     out = config.tokens_dir / "tokenizer.html"
     with only_writer(config.tokens_dir):
-        write_page(out, "tokenizer.html", **found, tokens=tokens)
+        write_page(out, "tokenizer.html", **found, tokens=tokens, show=lambda pieces: [show(p, "") for p in pieces])
     print(f"{found['name']}: {found['vocab_size']:,} tokens, {found['characters_per_token']:.3f} characters a token")
-    for kind, ratio, names in found["kinds"]:
-        print(f"  {kind:24} {ratio:.2f}  {' | '.join(names[:14])}".replace("\n", "↵"))
+    for kind, ratio, pieces in found["kinds"]:
+        print(f"  {kind:24} {ratio:.2f}  " + " | ".join(show(piece, "")["text"].strip("\n") for piece in pieces[:14]))
     if found["sizes"]:
         print("vocab_size  characters a token  characters a window  parameters  tokens seen fewer than 20 times")
     for row in found["sizes"]:

@@ -48,9 +48,9 @@ def examine_tokenizer(config) -> dict:
         "longer": sum(len(name) > 1 for name in chinese),
         "longest": sorted(chinese, key=len, reverse=True)[:48],
         "rare": len(rare),
-        "rare_split": [(c, [names[i] for i in split(c)]) for c in rare[:: max(1, len(rare) // 12)][:12]],
+        "rare_split": [(c, [pieces[i] for i in split(c)]) for c in rare[:: max(1, len(rare) // 12)][:12]],
         "kinds": [
-            (kind, len(text) / len(split(text)), [names[i] for i in split(text)]) for kind, text in KINDS.items()
+            (kind, len(text) / len(split(text)), [pieces[i] for i in split(text)]) for kind, text in KINDS.items()
         ],
         "passage": [(i, pieces[i]) for i in split("".join(held_out)[:400])],
         "sizes": [] if config.init_from else compare_sizes(config, sample, held_out),
