@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 import judge
 from config import ArgumentParser, load_config
-from files import BEST, LATEST, atomic_write, find_run, load_checkpoint, only_writer, read_tokenizer
+from files import BEST, LATEST, atomic_write, find_run, load_checkpoint, read_tokenizer
 from model import from_checkpoint, pick_device
 from plan import format_time
 from plot_loss import Run, smooth
@@ -103,8 +103,8 @@ def examine(run, checkpoint, model) -> dict:
         for i, (nats, rank, likely) in zip(passage[0, 1:].tolist(), judge.guesses(model, passage), strict=True)
     ]
 
-    steps_done, seconds = (run.records[-1].get(key, 0) for key in ("step", "seconds"))
-    seen = steps_done * config.batch_size * size
+    steps, seconds = run.series("seconds")
+    seen = steps[-1] * config.batch_size * size
     return {
         "name": run.name,
         "step": checkpoint["step"],
@@ -112,7 +112,7 @@ def examine(run, checkpoint, model) -> dict:
         "n_parameters": n_parameters,
         "epochs": seen / meta["train"]["tokens"],
         "ratio": seen / n_parameters,
-        "seconds": seconds,
+        "seconds": seconds[-1],
         "val_loss": val_loss,
         "train_loss": train_loss,
         "nats_to_bits_per_byte": bits / evaluation.bytes,
@@ -120,7 +120,7 @@ def examine(run, checkpoint, model) -> dict:
         "baselines": baselines,
         "positions": judge.loss_by_position(shifted),
         "tokens": tokens,
-        "samples": [record for record in run.records if record.get("samples")],
+        "samples": [record for record in run.records if has_samples(record)],
         "copies": copies,
         "verdict": judge.verdict(
             run=run.folder.name,
@@ -137,6 +137,11 @@ def examine(run, checkpoint, model) -> dict:
             text_copies=copies["text"],
         ),
     }
+
+
+def has_samples(record) -> bool:
+    samples = record.get("samples")
+    return isinstance(samples, dict) and all(type(text) is str for text in samples.values()) and "val_loss" in record
 
 
 def documents(model, rows) -> list[str]:
@@ -244,6 +249,8 @@ def report_run(args):
     set_up(device)
     model = from_checkpoint(checkpoint, path).eval().to(device)
     run = Run(str(path.parent))
+    if not len(run.val[0]):
+        raise UserError(f"{run.folder} has no evaluation yet; let the run go on to its first one")
     found = examine(run, checkpoint, model)
     train_steps, train_values = run.train
     curves = [("training", train_steps, smooth(train_values, len(train_values) // 50)), ("validation", *run.val)]
@@ -282,8 +289,7 @@ def report_tokenizer(config):
     found = examine_tokenizer(config)
     tokens = [show(piece, "") | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in found["passage"]]
     out = config.tokens_dir / "tokenizer.html"
-    with only_writer(config.tokens_dir):
-        write_page(out, "tokenizer.html", **found, tokens=tokens, show=lambda pieces: [show(p, "") for p in pieces])
+    write_page(out, "tokenizer.html", **found, tokens=tokens, show=lambda pieces: [show(p, "") for p in pieces])
     print(f"{found['name']}: {found['vocab_size']:,} tokens, {found['characters_per_token']:.3f} characters a token")
     for kind, ratio, pieces in found["kinds"]:
         print(f"  {kind:24} {ratio:.2f}  " + " | ".join(show(piece, "")["text"].strip("\n") for piece in pieces[:14]))

@@ -133,7 +133,7 @@ def run(home, trained):
 @pytest.fixture
 def clone(tmp_path, prepared):
     """The scripts, copied beside a tokenized data/book, to be started as real processes."""
-    for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config"]:
+    for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config", SCRIPTS / "templates"]:
         copy = shutil.copytree if path.is_dir() else shutil.copy
         copy(path, tmp_path / path.name)
     shutil.copytree(prepared / "data", tmp_path / "data")

@@ -35,6 +35,7 @@ import config
 import export
 import plot_loss
 import prepare
+import report
 import sample
 import train
 import train_tokenizer
@@ -48,6 +49,7 @@ MAINS = {
     "train.py": train.main,
     "sample.py": sample.main,
     "plot_loss.py": plot_loss.main,
+    "report.py": report.main,
     "data/sanguo.py": sanguo.main,
     "data/poetry.py": poetry.main,
 }
@@ -375,6 +377,22 @@ def targets(room):
             1,
             json_or_bytes("out/run/loss_log.json", log),
             file("export.py", "out/run/loss_log.json", ["run", "--out=out/exported"]),
+        ),
+        "loss_log.json, report.py": (
+            1,
+            json_or_bytes("out/run/loss_log.json", log),
+            file("report.py", "out/run/loss_log.json", ["run"]),
+        ),
+        "best.pt, report.py": (
+            1,
+            tampered(best, odd).map(saved) | damaged(good["out/run/best.pt"]),
+            file("report.py", "out/run/best.pt", ["run"]),
+        ),
+        "report.py, command line": (1, *command_line("report.py", ["last", "device"], ["run", "out/run"], [])),
+        "tokenizer.json, report.py": (
+            1,
+            json_or_bytes(tokenizer_json, tokenizer),
+            file("report.py", tokenizer_json, ["--tokenizer", *TINY]),
         ),
         "tokenizer in a checkpoint, export.py": (
             2,

@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_the_plan_is_printed(book, capsys):
     out = capsys.readouterr().out
     for words in ("cpu", "float32", "embedding", "epochs", "tokens per parameter", "ln(vocab_size) = ", "n_embd=32"):
         assert words in out
-    assert "step 0: validation loss" in out and "next: python plot_loss.py" in out
+    assert "step 0: validation loss" in out and "next: python report.py run" in out
 
 
 def test_the_figures_of_an_evaluation(run, home):
@@ -374,3 +375,24 @@ def test_tensorboard_is_not_imported_unless_asked_for(book):
     code = f"import sys, config; config.ROOT = __import__('pathlib').Path({str(book)!r})\n"
     code += f"import train; train.main({TINY!r}); assert not any('tensorboard' in name for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=SCRIPTS, capture_output=True)
+
+
+def test_the_model_writes_at_each_evaluation(book, capsys, fails_at):
+    flags = [*TINY, "--prompts=曹操|", "--run=whole"]
+    assert train.main(flags) == 0
+    log = records(book, "whole")
+    assert [r["step"] for r in log if "samples" in r] == [0, 10, 20]
+    first, line = log[0]["samples"]
+    assert first == "曹操" and line and (book / "data" / "book" / "corpus.txt").read_text(encoding="utf-8").count(line)
+    page = (book / "out" / "whole" / "samples.md").read_text(encoding="utf-8")
+    assert re.findall("^## Step ([0-9]+)", page, re.M) == ["0", "10", "20"]
+    for record in log[::10]:
+        assert f"    曹操{record['samples']['曹操']}".replace("\n", "\n    ") in page
+    assert train.main([*TINY, "--run=mute"]) == 0
+    assert same_weights(weights(book, "whole"), weights(book, "mute"))  # to write costs the run nothing but time
+    assert not (book / "out" / "mute" / "samples.md").exists()
+    parts = [*flags[:-1], "--run=parts"]
+    fails_at(15, parts)
+    assert train.main([*parts, "--resume"]) == 0
+    assert without_times(records(book, "parts")) == without_times(log)
+    assert (book / "out" / "parts" / "samples.md").read_text(encoding="utf-8") == page

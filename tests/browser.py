@@ -1,0 +1,88 @@
+"""Open the pages of report.py in a real browser, as a reader does.
+
+    python tests/browser.py tiny [--screenshots=FOLDER]
+
+Needs playwright (python -m pip install playwright) and Debian's chromium, or another one in the PATH.
+Reads   out/<run>/report.html and data/<dataset>/bpe<vocab_size>/tokenizer.html, as report.py has written them
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+from playwright.sync_api import sync_playwright
+
+from config import Config
+from files import LOG, find_run
+
+SCREENS = {"desktop": (1100, 800), "phone": (390, 844)}
+
+
+def check(browser, page_file, screen, scheme, screenshots):
+    """Raise AssertionError unless the page renders without errors and its tokens tell what they know."""
+    width, height = SCREENS[screen]
+    touch = screen == "phone"
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch)
+    page, problems, requests = context.new_page(), [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(page_file.as_uri())
+    assert requests == [page_file.as_uri()], requests  # and nothing else: no network, no other file
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the screen"
+    assert page.locator("svg polyline, table").count() > 0
+
+    tip = page.locator("#tip")
+    assert tip.is_hidden()
+    for i in (0, 20, page.locator(".token").count() - 1):  # the last one is near the lower edge
+        token = page.locator(".token").nth(i)
+        token.scroll_into_view_if_needed()
+        token.tap() if touch else token.hover()
+        known = page.evaluate("i => tokens[i]", i)
+        said = tip.inner_text()
+        assert all(line in said for line in known["lines"]), (known, said)
+        for guess, share in known.get("guesses", []):
+            assert guess.strip() in said and share in said, (known, said)
+        box = tip.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, box
+    page.locator(".token").nth(3).focus()  # by the keyboard
+    assert page.evaluate("tokens[3].lines[0]") in tip.inner_text()
+    page.locator("h1").tap() if touch else page.locator("h1").hover()
+    assert tip.is_hidden()
+
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c < 100)")
+    assert dark == (scheme == "dark")
+    assert problems == [], problems
+    if screenshots:
+        page.locator(".token").nth(20).scroll_into_view_if_needed()
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=screenshots / f"{page_file.stem}-{screen}-{scheme}.png", full_page=True)
+    context.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a name under out/")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="keep a picture of each page")
+    args = parser.parse_args()
+    log = find_run(args.run, LOG)
+    config = Config(**json.loads(log.read_text(encoding="utf-8"))["config"])
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if args.screenshots:
+        args.screenshots.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for page_file in (log.parent / "report.html", config.tokens_dir / "tokenizer.html"):
+            for screen in SCREENS:
+                for scheme in ("light", "dark"):
+                    check(browser, page_file, screen, scheme, args.screenshots)
+                    print(f"{page_file.name}, {screen}, {scheme}: as it should be")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+import re
+
+import pytest
+import torch
+from conftest import TINY
+
+import plan
+import train
+from config import Config
+from model import GPT
+
+SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 64}
+
+
+def test_a_plan_measures_and_leaves_nothing_behind(book, capsys):
+    assert train.main([*TINY, "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"time  .* ms a step, .* to the end\n", out) and "used at most" in out and "step 20" not in out
+    assert not (book / "out").exists()
+
+
+def test_a_plan_of_a_run_that_exists_changes_nothing(run, capsys):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert train.main([*TINY, "--plan"]) == 0
+    assert train.main([*TINY, "--plan", "--resume", "--max_steps=21"]) == 0
+    assert "resumed" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_parts_are_the_whole(tied):
+    model = GPT(Config(**SMALL, tie_embeddings=tied), 300)
+    parts = plan.parts_of(model)
+    assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
+    assert parts["embedding"] == 300 * 32 and ("output head" in parts) != tied
+    assert parts["norms"] == 5 * 32 + 4 * 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_forward_pass_keeps_is_counted(dtype):
+    """The estimate of one sequence, against what eight of them really keep."""
+    config = Config(**SMALL)
+    model = GPT(config, 300)
+    dtype, autocast, _ = train.pick_arithmetic(dtype, torch.device("cpu"))
+    memory = plan.Memory(model, train.make_optimizers(model, config), dtype, autocast)
+    kept, weights = {}, {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    idx = torch.randint(300, (8, 64))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        loss = model(idx, idx)
+    activations = 8 * (memory.sequence - 6 * 4 * 64 * 300)
+    assert activations == pytest.approx(sum(kept.values()), rel=0.05) and loss.isfinite()
+    assert memory.parameters >= 16 * sum(model.parameter_counts())
+
+
+def advice(monkeypatch, capsys, free, **changes):
+    config = Config(**SMALL | {"batch_size": 64} | changes)
+    model = GPT(config, 300)
+    _, autocast, _ = train.pick_arithmetic("float32", torch.device("cpu"))
+    memory = plan.Memory(model, train.make_optimizers(model, config), torch.float32, autocast)
+    monkeypatch.setattr(plan, "free_memory", lambda: free(memory))
+    plan.print_memory(config, memory, 64, config.micro_size, torch.device("cpu"))
+    return capsys.readouterr().out
+
+
+def test_what_to_change_if_it_does_not_fit(monkeypatch, capsys):
+    assert "warning" not in advice(monkeypatch, capsys, lambda memory: 2 * memory.needed(64))
+    assert "warning" not in advice(monkeypatch, capsys, lambda memory: 0)  # not known
+    out = advice(monkeypatch, capsys, lambda memory: memory.needed(20) / 0.9)
+    assert "--micro_batch_size=16 takes" in out  # the largest that divides 64 and fits
+    out = advice(monkeypatch, capsys, lambda memory: (memory.parameters + 0.3 * memory.sequence) / 0.9)
+    assert "--micro_batch_size=1 --block_size=16" in out
+    assert "lower n_layer" in advice(monkeypatch, capsys, lambda memory: memory.parameters // 2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ratio", "words"),
+    [
+        (0.3, 2, ["not all of the text", "room for more"]),
+        (3, 5, ["almost as much as new", "room for more"]),
+        (7, 30, ["will flatten", "a larger one"]),
+        (50, 500, ["by heart", "a larger one"]),
+    ],
+)
+def test_what_epochs_and_parameters_mean(epochs, ratio, words):
+    lines = plan.meaning(epochs, ratio)
+    assert all(word in line for word, line in zip(words, lines, strict=True))

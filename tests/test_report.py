@@ -1,0 +1,116 @@
+import html.parser
+import json
+import shutil
+
+import pytest
+from conftest import TINY, make_text
+
+import prepare
+import report
+import train
+import train_tokenizer
+import vocabulary
+from config import Config
+from corpus import Corpus
+
+
+class Page(html.parser.HTMLParser):
+    """What is needed of a page: its text, its tags, and the addresses it names."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.tags, self.addresses = "", [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "action")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_of_a_run(run, capsys):
+    assert report.main(["run"]) == 0
+    out = capsys.readouterr().out
+    page = Page(run / "report.html")
+    last = json.loads((run / "loss_log.json").read_text(encoding="utf-8"))["records"][-1]
+    for words in (
+        f"{last['val_loss']:.4f} nats",
+        f"{last['val_bpc']:.4f} bits per character",
+        "bigram",
+        "longest copied",
+    ):
+        assert words in out
+    assert f"{last['val_loss']:.3f}" in page.text and "Does it write, or copy?" in page.text
+    assert page.addresses == []  # opens from the disk, without a network
+    assert page.tags.count("svg") >= 2 and page.tags.count("polyline") == 3
+    assert "NaN" not in page.text and "nan" not in page.text.split("const tokens")[0]
+
+
+@pytest.fixture(scope="module")
+def reciter():
+    """What a model needs to learn a text by heart."""
+    return [*TINY, "--dataset=short", "--n_embd=64", "--max_steps=400", "--eval_interval=50", "--log_interval=10"]
+
+
+def test_a_text_learned_by_heart_is_recognized(home, reciter, capsys):
+    (home / "data" / "short").mkdir(parents=True)
+    (home / "data" / "short" / "corpus.txt").write_text(make_text(60), encoding="utf-8")
+    for script in (train_tokenizer, prepare, train):
+        assert script.main(reciter) == 0
+    capsys.readouterr()
+    assert report.main(["run", "--last"]) == 0
+    assert "MEMORISING" in capsys.readouterr().out
+    assert report.main(["run"]) == 0  # best.pt is from before it knew the text by heart
+    assert "OVERFITTING: It has been overfitting since step" in capsys.readouterr().out
+
+
+def test_text_is_never_taken_for_html(home, capsys):
+    evil = "</script><script>alert(1)</script><b>&lt;{{ 7 * 7 }}"
+    (home / "data" / "book").mkdir(parents=True)
+    (home / "data" / "book" / "corpus.txt").write_text((make_text(2) + evil + "\n") * 60, encoding="utf-8")
+    flags = [*TINY, f"--prompts={evil}", "--max_steps=6", "--warmup_steps=1", "--eval_interval=3"]
+    for script in (train_tokenizer, prepare, train):
+        assert script.main(flags) == 0
+    assert report.main([]) == 0
+    assert report.main(["--tokenizer", *TINY]) == 0
+    for page in (Page(home / "out/run/report.html"), Page(home / "data/book/bpe400/tokenizer.html")):
+        assert page.tags.count("script") == 2 and "{{ 7" in page.text
+    assert evil in Page(home / "out/run/report.html").text
+
+
+def test_the_report_of_a_tokenizer(book, capsys):
+    assert report.main(["--tokenizer", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert "400 tokens" in out and "modern Chinese" in out and "vocab_size" in out
+    page = Page(book / "data" / "book" / "bpe400" / "tokenizer.html")
+    assert "What would another vocab_size give?" in page.text and page.addresses == []
+    assert not (book / "out").exists()
+
+
+def test_a_smaller_vocabulary_is_the_beginning_of_a_larger_one(book):
+    config = Config(dataset="book", vocab_size=600)
+    sample, _ = train_tokenizer.sample_corpus(Corpus(config))
+    large, small = train_tokenizer.new_tokenizer(), train_tokenizer.new_tokenizer()
+    train_tokenizer.learn(large, sample, config)
+    train_tokenizer.learn(small, sample, Config(dataset="book", vocab_size=400))
+    cut = json.loads(vocabulary.smaller(large, 400).to_str())
+    assert cut == json.loads(small.to_str()) and large.get_vocab_size() > 400
+
+
+def test_what_cannot_be_judged(run, home, fails, monkeypatch):
+    log = run / "loss_log.json"
+    text = log.read_text(encoding="utf-8")
+    records = json.loads(text)["records"]
+    without = [{k: v for k, v in r.items() if not k.startswith("val_")} for r in records]
+    log.write_text(json.dumps(json.loads(text) | {"records": without}), encoding="utf-8")
+    assert "no evaluation yet" in fails(report.main, ["run"])
+    log.write_text(text, encoding="utf-8")
+    tokenizer = home / "data" / "book" / "bpe400" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert "prepare.py" in fails(report.main, ["run"])
+    shutil.rmtree(home / "data")
+    assert "prepare.py" in fails(report.main, ["run"]) and not (run / "report.html").exists()
+    assert "run train_tokenizer.py" in fails(report.main, ["--tokenizer", *TINY])
+    assert "no run named" in fails(report.main, ["other"])
