@@ -87,15 +87,17 @@ def bigram_loss(train, val, vocab_size):
     return min(float(-np.log(guess).mean()) for guess in guesses)
 
 
-def compressed_bits(text, known=b""):
+def compressed_bits(text, known):
     """Bits per byte that compressors need for a text: gzip, xz, and xz when it has just read `known`."""
 
     def xz(data):
-        return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+        return len(lzma.compress(data, preset=9))
 
-    sizes = {"gzip": len(gzip.compress(text, 9)), "xz": xz(text)}
-    if known:
-        sizes["xz, training text known"] = xz(known + text) - xz(known)
+    sizes = {
+        "gzip": len(gzip.compress(text, 9)),
+        "xz": xz(text),
+        "xz, training text known": xz(known + text) - xz(known),
+    }
     return {name: 8 * size / len(text) for name, size in sizes.items()}
 
 
@@ -104,21 +106,20 @@ def compressed_bits(text, known=b""):
 
 def as_codes(text):
     """The characters of a text as numbers."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
 
 
 def hashes(codes, n):
-    """A hash of each n characters in a row, made of two of half as many."""
+    """A hash of each n characters in a row, n a power of two: made of two of half as many."""
     if len(codes) < n:
-        return codes[:0]
+        return np.zeros(0, dtype=np.uint64)
     mix, width = 0x9E3779B97F4A7C15, 1
-    value = codes * np.uint64(mix)
+    value = codes.astype(np.uint64) * np.uint64(mix)
     while width < n:
         mix = (mix * 0xD1342543DE82EF95 + 2) % (1 << 64)  # odd
-        step = min(width, n - width)  # the halves may overlap
-        first, second = value[:-step], value[step:]
+        first, second = value[:-width], value[width:]
         value = (first ^ (first >> np.uint64(29))) * np.uint64(mix) + second
-        width += step
+        width *= 2
     return value
 
 
@@ -126,11 +127,12 @@ def found_in(known, texts, n):
     """Whether each sequence of n characters of some texts stands in `known`: an array of bool for each text."""
     wanted = [hashes(text, n) for text in texts]
     queries = np.unique(np.concatenate(wanted))
-    hit = np.zeros(len(queries), dtype=bool)
-    for first in range(0, len(known), 1 << 22):  # in parts that fit the memory
-        part = hashes(known[first : first + (1 << 22) + n - 1], n)
-        place = np.searchsorted(queries, part)
-        place[place == len(queries)] = 0
+    hit, table = np.zeros(len(queries), dtype=bool), np.zeros(1 << 24, dtype=bool)
+    table[queries >> np.uint64(40)] = True
+    for first in range(0, len(known) if len(queries) else 0, 1 << 20):  # in parts that fit the cache
+        part = hashes(known[first : first + (1 << 20) + n - 1], n)
+        part = part[table[part >> np.uint64(40)]]  # few are left to be searched for
+        place = np.minimum(np.searchsorted(queries, part), len(queries) - 1)
         hit[place[queries[place] == part]] = True
     return [hit[np.searchsorted(queries, values)] for values in wanted]
 
@@ -140,24 +142,18 @@ def copying(known, texts):
 
     Returns {"novel": {n: share of their sequences of n characters that do not}, "longest": the longest text that does}.
     """
-    codes, known = [as_codes(text) for text in texts], as_codes(known)
-    longest_text = max(map(len, codes))
-
-    def there(n):
-        return n <= longest_text and any(found.any() for found in found_in(known, codes, n))
-
-    novel = {n: 1 - float(np.concatenate(found_in(known, codes, n)).mean()) for n in NGRAMS if n <= longest_text}
-    low, high = 0, 1  # a run of `low` characters is there, one of `high` may be
-    while there(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if there(middle) else (low, middle)
+    codes, known_codes = [as_codes(text) for text in texts], as_codes(known)
+    found = {n: found_in(known_codes, codes, n) for n in (1, *NGRAMS)}
+    novel = {n: 1 - float(np.concatenate(found[n]).mean()) for n in NGRAMS if n <= max(map(len, codes))}
     longest = ""
-    if low:
-        for text, found in zip(texts, found_in(known, codes, low), strict=True):
-            if found.any():
-                longest = text[int(found.argmax()) :][:low]
+    n = max((n for n in found if any(f.any() for f in found[n])), default=None)
+    for text, here in zip(texts, found[n] if n else [], strict=False):
+        # Where m sequences of n characters in a row are found, no more than n + m - 1 can be one copy.
+        ends = np.append(np.flatnonzero(~here), len(here))
+        reach = ends[np.searchsorted(ends, np.arange(len(here)))] + n - 1
+        for first in np.flatnonzero(here):
+            while (end := first + len(longest) + 1) <= reach[first] and text[first:end] in known:
+                longest = text[first:end]
     return {"novel": novel, "longest": longest}
 
 

@@ -31,7 +31,7 @@ from train import Evaluation, Tokens, pick_arithmetic, set_up, token_lengths
 from vocabulary import examine_tokenizer
 
 LONGEST_TEXT = 1 << 25  # tokens of the training text that are looked at
-ARITHMETIC = 2e12  # operations for a loss on a CPU: half a minute on two cores at most
+ARITHMETIC = 4e12  # operations for the losses: less than a minute on two cores
 PASSAGE = 256  # tokens
 CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
 
@@ -59,10 +59,10 @@ def examine(run, checkpoint, model) -> dict:
     size, n_parameters = config.block_size, sum(model.parameter_counts())
     evaluation = Evaluation(config, val, token_lengths(model.tokenizer))
     n_val = evaluation.n_tokens + 1
-    limit = min(1 << 16, int(ARITHMETIC / 2 / n_parameters))
+    limit = min(1 << 16, int(ARITHMETIC / 2 / n_parameters / 4))
     val_losses, val_right = judge.token_losses(model, val, judge.window_starts(n_val, size, limit), autocast)
     train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, limit), autocast)
-    shifted, _ = judge.token_losses(model, val, judge.window_starts(n_val, size, 4 * limit, shifts=4), autocast)
+    shifted, _ = judge.token_losses(model, val, judge.window_starts(n_val, size, 2 * limit, shifts=4), autocast)
     val_loss, train_loss = float(val_losses.mean()), float(train_losses.mean())
 
     # How well simpler models do
@@ -70,25 +70,27 @@ def examine(run, checkpoint, model) -> dict:
         tokens.read(np.array([0]), n)[0].astype(np.int64)
         for tokens, n in ((train, min(len(train), LONGEST_TEXT)), (val, n_val))
     )
-    train_text, val_text = (b"".join(map(model.token_bytes.__getitem__, ids.tolist())) for ids in (train_ids, val_ids))
+    train_text, val_text = (to_bytes(model.token_bytes, ids) for ids in (train_ids, val_ids))
     bits = evaluation.n_tokens / math.log(2)  # in the validation text, for each nat a token
     baselines = {
         "unigram": judge.unigram_loss(train_ids, val_ids, vocab_size),
         "bigram": judge.bigram_loss(train_ids, val_ids, vocab_size),
     }
-    for name, per_byte in judge.compressed_bits(val_text, known=train_text[-3_000_000:]).items():
+    for name, per_byte in judge.compressed_bits(val_text[:1_000_000], known=train_text[-3_000_000:]).items():
         baselines[name] = per_byte * evaluation.bytes / bits
 
     # What it writes, and how much of that it copies
     prompt_size = min(PROMPT_TOKENS, len(val) // 2)
     starts = np.linspace(0, max(0, len(val) - prompt_size - NEW_TOKENS), CONTINUATIONS).astype(int)
     prompts = torch.from_numpy(val.read(starts, prompt_size).astype(np.int64)).to(device)
-    written = torch.stack(list(model.stream(prompts, NEW_TOKENS, seed=0)), dim=1).tolist()
-    real = val.read(starts + prompt_size, min(NEW_TOKENS, len(val) - prompt_size)).tolist()
-    copies = {
-        name: judge.copying(train_text.decode(errors="replace"), documents(model, rows))
-        for name, rows in (("model", written), ("text", real))
-    }
+    written = torch.stack(list(model.stream(prompts, NEW_TOKENS, seed=0)), dim=1).cpu().numpy()
+    real = val.read(starts + prompt_size, min(NEW_TOKENS, len(val) - prompt_size))
+    pieces = [piece or b"\0" for piece in model.token_bytes]  # no copy goes on from one document to the next
+    known = to_bytes(pieces, train_ids).decode(errors="replace")
+    copies = {}
+    for name, rows in (("model", written), ("text", real)):
+        texts = [to_bytes(pieces, ids).decode(errors="ignore") for ids in rows]
+        copies[name] = judge.copying(known, [part for text in texts for part in text.split("\0") if part])
 
     # How surprised it is
     passage = torch.from_numpy(val_ids[None, : PASSAGE + 1]).to(device)
@@ -144,11 +146,11 @@ def has_samples(record) -> bool:
     return isinstance(samples, dict) and all(type(text) is str for text in samples.values()) and "val_loss" in record
 
 
-def documents(model, rows) -> list[str]:
-    """The texts of rows of token ids, cut where documents end."""
-    pieces = [piece or b"\0" for piece in model.token_bytes]
-    texts = [b"".join(pieces[i] for i in ids).decode(errors="ignore") for ids in rows]
-    return [part for text in texts for part in text.split("\0") if part]
+def to_bytes(pieces, ids) -> bytes:
+    """The text of an array of token ids; not all at once, since a list of numbers is many times as large."""
+    return b"".join(
+        b"".join(map(pieces.__getitem__, part.tolist())) for part in np.split(ids, range(1 << 20, len(ids), 1 << 20))
+    )
 
 
 def show(piece, name) -> dict:
@@ -269,7 +271,7 @@ def report_run(args):
             (format_time(found["seconds"]), "time of training"),
         ],
         known_of=KNOWN,
-        shown=[samples[round(i)] for i in np.linspace(0, len(samples) - 1, min(len(samples), 6))],
+        shown=[samples[round(i)] for i in np.linspace(0, len(samples) - 1, min(len(samples), 5))],
         continuations=CONTINUATIONS,
         curve=chart(curves, found["baselines"], "step", "loss, nats per token"),
         context=chart(
