@@ -43,7 +43,7 @@ def peak_memory(device) -> tuple[int, str]:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024), "of the process"
+    return peak * (1 if sys.platform == "darwin" else 1024), "of the process, with its libraries"
 
 
 def parts_of(model) -> dict:
@@ -154,14 +154,13 @@ def print_memory(config, memory, share, micro_size, device):
     if not free or needed < free:
         return
     room = 0.9 * free  # of which all can be used is not known
-    fits = [n for n in range(1, micro_size) if share % n == 0 and memory.needed(n) < room]
+    most = min(int((room - memory.parameters) // memory.sequence), micro_size - 1)
+    fits = next((n for n in range(most, 0, -1) if share % n == 0), None)
     block_size = config.block_size
     while block_size > 2 and memory.parameters + memory.sequence * block_size / config.block_size > room:
         block_size //= 2
     if fits:
-        advice = (
-            f"--micro_batch_size={fits[-1]} takes {format_bytes(memory.needed(fits[-1]))} and trains the same model"
-        )
+        advice = f"--micro_batch_size={fits} takes {format_bytes(memory.needed(fits))} and trains the same model"
     elif block_size > 2:
         advice = f"--micro_batch_size=1 --block_size={block_size} would"
     else:

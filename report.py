@@ -31,11 +31,9 @@ from train import Evaluation, Tokens, pick_arithmetic, set_up, token_lengths
 from vocabulary import examine_tokenizer
 
 LONGEST_TEXT = 1 << 25  # tokens of the training text that are looked at
-ARITHMETIC = 4e12  # operations for the losses: less than a minute on two cores
+ARITHMETIC = 4e12  # operations for the losses
 PASSAGE = 256  # tokens
 CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
-
-
 KNOWN = {
     "bigram": "which token follows which",
     "unigram": "how frequent each token is",
