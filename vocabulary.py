@@ -28,6 +28,7 @@ def examine_tokenizer(config) -> dict:
     sample, held_out = sample_corpus(Corpus(config))
     pieces = token_bytes(tokenizer)
     counts = token_counts(tokenizer, held_out)
+    n_tokens = max(1, counts.sum())  # a damaged tokenizer may give none
     names = [readable(piece) for piece in pieces]
     partial = np.array([name.startswith("<0x") for name in names])
     chinese = [name for name in names if is_chinese(name)]
@@ -40,17 +41,18 @@ def examine_tokenizer(config) -> dict:
         "name": f"{config.tokens_dir.parent.name}/{config.tokens_dir.name}",
         "config": config,
         "vocab_size": len(pieces),
-        "characters_per_token": sum(map(len, held_out)) / counts.sum(),
-        "bytes_per_token": sum(len(text.encode()) for text in held_out) / counts.sum(),
+        "characters_per_token": sum(map(len, held_out)) / n_tokens,
+        "bytes_per_token": sum(len(text.encode()) for text in held_out) / n_tokens,
         "partial": int(partial.sum()),
-        "partial_share": counts[partial].sum() / counts.sum(),
+        "partial_share": counts[partial].sum() / n_tokens,
         "chinese": len(chinese),
         "longer": sum(len(name) > 1 for name in chinese),
         "longest": sorted(chinese, key=len, reverse=True)[:48],
         "rare": len(rare),
         "rare_split": [(c, [pieces[i] for i in split(c)]) for c in rare[:: max(1, len(rare) // 12)][:12]],
         "kinds": [
-            (kind, len(text) / len(split(text)), [pieces[i] for i in split(text)]) for kind, text in KINDS.items()
+            (kind, len(text) / max(1, len(split(text))), [pieces[i] for i in split(text)])
+            for kind, text in KINDS.items()
         ],
         "passage": [(i, pieces[i]) for i in split("".join(held_out)[:400])],
         "sizes": [] if config.init_from else compare_sizes(config, sample, held_out),
@@ -74,19 +76,19 @@ def compare_sizes(config, sample, held_out) -> list[dict]:
     largest = new_tokenizer()
     learn(largest, sample, dataclasses.replace(config, vocab_size=4 * config.vocab_size))
     characters, rows = sum(map(len, held_out)), []
-    for size in (config.vocab_size // 4, config.vocab_size // 2, *(n * config.vocab_size for n in (1, 2, 4))):
-        if size >= 300 and size <= largest.get_vocab_size():
-            tokenizer = smaller(largest, size)
-            tokens = token_counts(tokenizer, held_out).sum()
-            rows.append(
-                {
-                    "size": size,
-                    "characters_per_token": characters / tokens,
-                    "window": characters / tokens * config.block_size,
-                    "parameters": size * config.n_embd,
-                    "rare": float((token_counts(tokenizer, sample) < 20).mean()),
-                }
-            )
+    sizes = [config.vocab_size // 4, config.vocab_size // 2, *(n * config.vocab_size for n in (1, 2, 4))]
+    for size in sorted({min(size, largest.get_vocab_size()) for size in sizes if size >= 300}):
+        tokenizer = smaller(largest, size)
+        ratio = characters / token_counts(tokenizer, held_out).sum()
+        rows.append(
+            {
+                "size": size,
+                "characters_per_token": ratio,
+                "window": ratio * config.block_size,
+                "parameters": size * config.n_embd,
+                "rare": float((token_counts(tokenizer, sample) < 20).mean()),
+            }
+        )
     return rows
 
 
