@@ -717,7 +717,7 @@ def main(argv=None):
             bad_step = bad_step.minimum(torch.where(finite, never, step))
 
             # log
-            if step % log_interval == 0:
+            if step % log_interval == 0 and not args.plan:
                 train_loss, norm = over_all(loss.item()) / PROCESSES, grad_norm.item()
                 bad = over_all(bad_step.item(), "min")
                 if bad < never or (scaler.is_enabled() and scaler.get_scale() < 1e-4):  # skipped for long
