@@ -203,8 +203,8 @@ def verdict(
             ],
             [
                 "Train on more text: a model with as much room as this learns a short one by heart.",
-                "Or give it less room and fewer rounds: a smaller --n_embd or --n_layer, --dropout=0.2, a smaller"
-                " --max_steps.",
+                "Or give it less room and fewer rounds: a smaller `n_embd` or `n_layer`, `--dropout=0.2`, a smaller"
+                " `max_steps`.",
             ],
         )
     if last > 1.01 * lowest:
@@ -219,8 +219,8 @@ def verdict(
             ],
             [
                 f"Nothing is lost: best.pt holds the weights of step {step:,}, and sample.py and export.py use them.",
-                f"Next time --max_steps={step} or a little more, so that the learning rate comes down by then; or"
-                " --dropout=0.1 to 0.2, a smaller model, or best of all more text.",
+                f"Next time `--max_steps={step}` or a little more, so that the learning rate comes down by then; or"
+                " `--dropout=0.1` to 0.2, a smaller model, or best of all more text.",
             ],
         )
     reasons = []
@@ -238,9 +238,9 @@ def verdict(
             "It could learn more from the same text",
             [*reasons, gap, copies],
             [
-                "Train longer: the same command with --resume and, if it had come to its end,"
-                f" --max_steps={2 * max_steps}.",
-                "If the loss falls slowly from the beginning on, a higher --learning_rate may be all it needs.",
+                "Train longer: the same command with `--resume` and, if it had come to its end,"
+                f" `--max_steps={2 * max_steps}`.",
+                "If the loss falls slowly from the beginning on, a higher `learning_rate` may be all it needs.",
             ],
         )
     return Verdict(
@@ -252,8 +252,8 @@ def verdict(
             copies,
         ],
         [
-            f"Talk to it: python sample.py --run={run}. Take it elsewhere: python export.py {run}.",
-            "To go further: more text first; then a larger --n_embd or --n_layer, with more --dropout if the two losses"
+            f"Talk to it: `python sample.py --run={run}`. Take it elsewhere: `python export.py {run}`.",
+            "To go further: more text first; then a larger `n_embd` or `n_layer`, with more `dropout` if the two losses"
             " part.",
         ],
     )
