@@ -214,6 +214,7 @@ def verdict(
             [
                 f"The validation loss was lowest, {lowest:.2f} nats, at step {step:,} of {int(steps[-1]):,}, and has"
                 f" risen to {last:.2f} since, while the training loss went on falling.",
+                baseline,
                 gap,
                 copies,
             ],

@@ -21,7 +21,7 @@ def test_both_readmes_give_the_same_commands():
 
 def test_the_commands_exist(monkeypatch):
     monkeypatch.setattr(pretrained, "read_settings", lambda init_from: {})  # of models that are not here
-    own_flags = ("--resume", "--overwrite", "--shard", "--help")
+    own_flags = ("--resume", "--overwrite", "--plan", "--shard", "--help")
     for line in commands("README.md"):
         words = re.sub(r"^torchrun .* --(?= )", "python", line).split()
         if words[0] == "python" and words[1].endswith(".py"):
