@@ -98,7 +98,7 @@ def compressed_bits(text, known):
         "xz": xz(text),
         "xz, training text known": xz(known + text) - xz(known),
     }
-    return {name: 8 * size / len(text) for name, size in sizes.items()}
+    return {name: 8 * size / max(1, len(text)) for name, size in sizes.items()}
 
 
 # --- copying
@@ -142,9 +142,9 @@ def copying(known, texts):
 
     Returns {"novel": {n: share of their sequences of n characters that do not}, "longest": the longest text that does}.
     """
-    codes, known_codes = [as_codes(text) for text in texts], as_codes(known)
+    codes, known_codes = [as_codes(text) for text in texts or [""]], as_codes(known)
     found = {n: found_in(known_codes, codes, n) for n in (1, *NGRAMS)}
-    novel = {n: 1 - float(np.concatenate(found[n]).mean()) for n in NGRAMS if n <= max(map(len, codes))}
+    share = {n: np.concatenate(found[n]).mean() if any(map(len, found[n])) else 0.0 for n in NGRAMS}
     longest = ""
     n = max((n for n in found if any(f.any() for f in found[n])), default=None)
     for text, here in zip(texts, found[n] if n else [], strict=False):
@@ -154,7 +154,7 @@ def copying(known, texts):
         for first in np.flatnonzero(here):
             while (end := first + len(longest) + 1) <= reach[first] and text[first:end] in known:
                 longest = text[first:end]
-    return {"novel": novel, "longest": longest}
+    return {"novel": {n: 1 - float(copied) for n, copied in share.items()}, "longest": longest}
 
 
 # --- verdict
@@ -181,8 +181,8 @@ def verdict(
     step, lowest, last = int(steps[best]), val_losses[best], val_losses[-1]
     gap = (
         f"The loss is {val[0]:.2f} nats on validation text and {train[0]:.2f} on training text (of the difference,"
-        f" {unigram_gap:.2f} is the texts’ own, by a unigram model); the first guess is right {val[1]:.0%} and"
-        f" {train[1]:.0%} of the time."
+        f" {round(unigram_gap, 2) + 0.0:.2f} is the texts’ own, by a unigram model); the first guess is right"
+        f" {val[1]:.0%} and {train[1]:.0%} of the time."
     )
     beats = "below" if val[0] < bigram else "not below"
     baseline = f"{val[0]:.2f} nats is {beats} the {bigram:.2f} of a model that knows only pairs of tokens."

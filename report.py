@@ -69,13 +69,14 @@ def examine(run, checkpoint, model) -> dict:
         for tokens, n in ((train, min(len(train), LONGEST_TEXT)), (val, n_val))
     )
     train_text, val_text = (to_bytes(model.token_bytes, ids) for ids in (train_ids, val_ids))
+    n_bytes, n_characters = max(1, evaluation.bytes), max(1, evaluation.characters)
     bits = evaluation.n_tokens / math.log(2)  # in the validation text, for each nat a token
     baselines = {
         "unigram": judge.unigram_loss(train_ids, val_ids, vocab_size),
         "bigram": judge.bigram_loss(train_ids, val_ids, vocab_size),
     }
     for name, per_byte in judge.compressed_bits(val_text[:1_000_000], known=train_text[-3_000_000:]).items():
-        baselines[name] = per_byte * evaluation.bytes / bits
+        baselines[name] = per_byte * n_bytes / bits
 
     # What it writes, and how much of that it copies
     prompt_size = min(PROMPT_TOKENS, len(val) // 2)
@@ -115,13 +116,14 @@ def examine(run, checkpoint, model) -> dict:
         "seconds": seconds[-1],
         "val_loss": val_loss,
         "train_loss": train_loss,
-        "nats_to_bits_per_byte": bits / evaluation.bytes,
-        "nats_to_bits_per_character": bits / evaluation.characters,
+        "nats_to_bits_per_byte": bits / n_bytes,
+        "nats_to_bits_per_character": bits / n_characters,
         "baselines": baselines,
         "positions": judge.loss_by_position(shifted),
         "tokens": tokens,
         "samples": [record for record in run.records if has_samples(record)],
         "copies": copies,
+        "looked_at": f" (the first {LONGEST_TEXT:,} tokens of it)" if len(train) > LONGEST_TEXT else "",
         "verdict": judge.verdict(
             run=run.folder.name,
             steps=run.val[0],
@@ -233,6 +235,8 @@ def print_found(found):
         who = {"model": "its text", "text": "real text"}[name]
         shares = ", ".join(f"{novel:.1%} of {n}" for n, novel in copies["novel"].items())
         print(f"{who:12} new sequences of n characters: {shares}; longest copied run {len(copies['longest'])}")
+    if found["looked_at"]:
+        print(f"             beside the training text{found['looked_at']}")
     print(f"\n{verdict.name.upper()}: {verdict.headline}")
     for line in verdict.evidence:
         print(f"  - {line}")

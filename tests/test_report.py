@@ -80,6 +80,16 @@ def test_text_is_never_taken_for_html(home, capsys):
     assert evil in Page(home / "out/run/report.html").text
 
 
+def test_documents_shorter_than_any_copy(home, capsys):
+    (home / "data" / "book").mkdir(parents=True)
+    names = "".join(json.dumps({"text": name}) + "\n" for name in ["曹操", "刘备", "孙权"] * 200)
+    (home / "data" / "book" / "corpus.jsonl").write_text(names, encoding="utf-8")
+    for script in (train_tokenizer, prepare, train):
+        assert script.main([*TINY, "--n_embd=16"]) == 0
+    assert report.main([]) == 0
+    assert "longest copied run 2" in capsys.readouterr().out
+
+
 def test_the_report_of_a_tokenizer(book, capsys):
     assert report.main(["--tokenizer", *TINY]) == 0
     out = capsys.readouterr().out
