@@ -96,8 +96,11 @@ def saved_bytes(model, autocast) -> int:
     return sum(saved.values())
 
 
-def print_plan(config, meta, model, memory, share, micro_size, device, how):
-    """The first lines of a run. share, micro_size: the sequences of this device in a step, and in a forward pass."""
+def print_plan(config, meta, model, memory, share, micro_size, device, how) -> bool:
+    """The first lines of a run. Returns whether it seems to fit the memory.
+
+    share, micro_size: the sequences of this device in a step, and in a forward pass.
+    """
     n_parameters = sum(model.parameter_counts())
     step_tokens = config.batch_size * config.block_size
     tokens = config.max_steps * step_tokens
@@ -118,9 +121,9 @@ def print_plan(config, meta, model, memory, share, micro_size, device, how):
         f"baselines   ln(vocab_size) = {math.log(meta['vocab_size']):.3f} nats knows nothing,"
         f" {meta['unigram_entropy']:.3f} knows only how frequent each token is"
     )
-    print_memory(config, memory, share, micro_size, device)
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
+    return print_memory(config, memory, share, micro_size, device)
 
 
 def meaning(epochs, ratio) -> list[str]:
@@ -141,7 +144,7 @@ def meaning(epochs, ratio) -> list[str]:
     return [*lines, f"{ratio:.0f} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
 
 
-def print_memory(config, memory, share, micro_size, device):
+def print_memory(config, memory, share, micro_size, device) -> bool:
     """How much is needed and, if there is less, what to change."""
     needed, free = memory.needed(micro_size), free_memory()
     if device.type == "cuda":
@@ -152,7 +155,7 @@ def print_memory(config, memory, share, micro_size, device):
         + (f"; {format_bytes(free)} are free" if free else "")
     )
     if not free or needed < free:
-        return
+        return True
     room = 0.9 * free  # of which all can be used is not known
     most = min(int((room - memory.parameters) // memory.sequence), micro_size - 1)
     fits = next((n for n in range(most, 0, -1) if share % n == 0), None)
@@ -166,6 +169,7 @@ def print_memory(config, memory, share, micro_size, device):
     else:
         advice = f"{room / 16 / 1e6:,.0f} million parameters would: lower n_layer, n_embd or vocab_size"
     print(f"warning: that may not fit; {advice}")
+    return False
 
 
 def print_measured(config, steps, step_seconds, eval_tokens, device):

@@ -594,7 +594,9 @@ def main(argv=None):
         how = f"{str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'eager'}"
         how += f", {PROCESSES} processes" if PROCESSES > 1 else ""
         memory = Memory(model, optimizers, dtype, autocast)
-        print_plan(config, meta, model, memory, share, micro_size, device, how)
+        fits = print_plan(config, meta, model, memory, share, micro_size, device, how)
+        if args.plan and not over_all(fits, "min"):
+            return 0  # to find out by running out of memory is no plan
         n_starts = len(train_tokens) - config.block_size
         forward = model
         if compiled:

@@ -27,6 +27,13 @@ def test_a_plan_of_a_run_that_exists_changes_nothing(run, capsys):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_a_plan_does_not_try_what_would_not_fit(book, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "free_memory", lambda: 10**6)
+    assert train.main([*TINY, "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: that may not fit" in out and "ms a step" not in out
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_parts_are_the_whole(tied):
     model = GPT(Config(**SMALL, tie_embeddings=tied), 300)
