@@ -141,8 +141,9 @@ def measure_training(table, config, model, tokens, autocast, scaler):
         table.add(f"step: {name}", 1000 * part_time, "ms", f"{part_time / step_time:.0%}")
     speed = config.batch_size * config.block_size / step_time
     table.add("training", speed, "tok/s", f"{config.batch_size} x {config.block_size} tokens a step")
-    if peak := peak_memory(device)[0]:
-        table.add("training: peak memory", peak / 1e6, "MB", peak_memory(device)[1])
+    peak, whose = peak_memory(device)
+    if peak:
+        table.add("training: peak memory", peak / 1e6, "MB", whose)
     return speed * flops_per_token(model)
 
 

@@ -184,7 +184,8 @@ def print_measured(config, steps, step_seconds, eval_tokens, device):
         f"time        {1000 * step_seconds:,.1f} ms a step, {step_tokens / step_seconds:,.0f} tokens a second;"
         f" about {format_time(total)} to the end"
     )
-    if peak := peak_memory(device)[0]:
-        print(f"memory      {format_bytes(peak)} used at most, {peak_memory(device)[1]}")
+    peak, whose = peak_memory(device)
+    if peak:
+        print(f"memory      {format_bytes(peak)} used at most, {whose}")
     if total > 7200:
         print(f"            in an hour this machine does --max_steps={3600 * steps / total:.0f}, or a smaller model")

@@ -62,6 +62,8 @@ def examine(run, checkpoint, model) -> dict:
     train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, limit), autocast)
     shifted, _ = judge.token_losses(model, val, judge.window_starts(n_val, size, 2 * limit, shifts=4), autocast)
     val_loss, train_loss = float(val_losses.mean()), float(train_losses.mean())
+    if not (val_loss < 600 and train_loss < 600):  # of which exp() is a number
+        raise UserError(f"{run.folder}: the loss is {val_loss:g} nats: the weights are damaged")
 
     # How well simpler models do
     train_ids, val_ids = (
@@ -164,13 +166,12 @@ def show(piece, name) -> dict:
 # --- pictures and pages
 
 
-def chart(curves, levels=(), x_label="", y_label="", log=False, width=720, height=380):
+def chart(curves, levels, x_label, y_label, log=False):
     """The geometry of a chart, for templates/parts.html.
 
     curves: [(name, x, y)]. levels: {name: y}, drawn as lines across. log: of x.
     """
-    left, right, top, bottom = 60, 36, 14, 60
-    levels = dict(levels)
+    width, height, left, right, top, bottom = 720, 380, 60, 36, 14, 60  # text on a phone needs these margins
     xs = np.concatenate([x for _, x, _ in curves])
     ys = np.concatenate([*(y for _, _, y in curves), list(levels.values())])
     scale = np.log2 if log else np.asarray

@@ -559,7 +559,7 @@ def main(argv=None):
 
     writes = RANK == 0 and not args.plan
     with (
-        contextlib.nullcontext(Stop()) if args.plan else Stop() as stop,
+        contextlib.nullcontext(Stop()) if args.plan else Stop() as stop,  # a plan has nothing to save
         only_writer(config.run_dir) if writes else contextlib.nullcontext(),
     ):
         # --- where to begin
