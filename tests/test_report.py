@@ -51,7 +51,7 @@ def test_the_report_of_a_run(run, capsys):
 @pytest.fixture(scope="module")
 def reciter():
     """What a model needs to learn a text by heart."""
-    return [*TINY, "--dataset=short", "--n_embd=64", "--max_steps=400", "--eval_interval=50", "--log_interval=10"]
+    return [*TINY, "--dataset=short", "--n_embd=64", "--max_steps=800", "--eval_interval=50", "--log_interval=10"]
 
 
 def test_a_text_learned_by_heart_is_recognized(home, reciter, capsys):
