@@ -25,22 +25,19 @@ import torch
 
 import prepare
 import train_tokenizer
+from batches import Tokens, block_starts
 from config import ArgumentParser, load_config
 from corpus import Corpus
+from device import device_name, peak_memory, pick_arithmetic, pick_device, set_up
 from files import parse_tokenizer, read_tokenizer, save_checkpoint, write_json
-from model import GPT, pick_device
-from plan import device_name, peak_memory
+from model import GPT
 from tokens import read_meta
 from train import (
     Evaluation,
     Stop,
-    Tokens,
-    block_starts,
     compile_model,
     flops_per_token,
     make_optimizers,
-    pick_arithmetic,
-    set_up,
     should_compile,
     token_lengths,
 )

@@ -23,6 +23,7 @@ from tokenizers import processors
 
 from config import ArgumentParser
 from files import BEST, LATEST, LOG, atomic_write, find_run, load_checkpoint, only_writer, read_json, write_json
+from loss_log import Run
 from model import GPT, from_checkpoint
 from pretrained import layout
 from train_tokenizer import SPLITS
@@ -117,7 +118,7 @@ def write_card(folder, model, checkpoint, run_dir):
         measured = measured_rows(run_dir / LOG, checkpoint["step"])
         curve = "\n![training and validation loss](loss.png)\n"
         with atomic_write(folder / "loss.png") as file:
-            plot_loss.draw([plot_loss.Run(str(run_dir))], "step").savefig(file, format="png")
+            plot_loss.draw([Run(str(run_dir))], "step").savefig(file, format="png")
     origin = f"begun with `{Path(c.init_from).name}`, and trained on" if c.init_from else "trained from nothing on"
     step_tokens = c.batch_size * c.block_size
     text = f"""---

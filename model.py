@@ -340,12 +340,3 @@ def from_checkpoint(checkpoint, path) -> GPT:
     model.load_state_dict(weights)
     model.set_tokenizer(tokenizer, path)
     return model
-
-
-def pick_device(name) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not here[name]():
-        raise UserError(f"device {name} is not available here; use --device=auto")
-    return torch.device(name)

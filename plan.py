@@ -2,24 +2,11 @@
 
 from errors import free_memory
 
-import contextlib
 import math
-import os
-import platform
-import sys
-from pathlib import Path
 
 import torch
 
-
-def device_name(device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):  # Linux knows more
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.get_num_threads()} threads"
+from device import device_name, peak_memory
 
 
 def format_time(seconds) -> str:
@@ -32,18 +19,6 @@ def format_bytes(size) -> str:
     if size < 1e9:
         return f"{size / 1e6:,.0f} MB"
     return f"{size / 1e9:,.{1 if size < 1e10 else 0}f} GB"
-
-
-def peak_memory(device) -> tuple[int, str]:
-    """(bytes, of what) in use at most: of the GPU, or else of the process; 0 where nobody counts."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), "of the GPU"
-    if os.name != "posix":
-        return 0, ""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024), "of the process, with its libraries"
 
 
 def parts_of(model) -> dict:

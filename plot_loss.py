@@ -24,7 +24,8 @@ from matplotlib import font_manager
 
 import config
 from config import ArgumentParser
-from files import LOG, atomic_write, find_run, is_number, read_json
+from files import atomic_write, is_number
+from loss_log import Run, smooth
 
 CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -41,43 +42,6 @@ CJK_FONTS = (
     "Arial Unicode MS",
     "Droid Sans Fallback",
 )
-
-
-class Run:
-    """What one loss_log.json says."""
-
-    def __init__(self, name):
-        path = find_run(name, LOG)
-        remedy = "train the run again, or --resume it, to write it anew"
-        log = read_json(path, remedy)
-        records, config = log.get("records"), log.get("config")
-        if not isinstance(records, list) or not isinstance(config, dict):
-            raise UserError(f"{path} is damaged (it lacks records or config); --resume the run to write it anew")
-        self.records = [r for r in records if isinstance(r, dict) and is_number(r.get("step"))]
-        self.folder, self.name = path.parent, str(config.get("run") or path.parent.name)
-        self.unigram_entropy = log.get("unigram_entropy")
-        self.train, self.val = self.series("train_loss"), self.series("val_loss")
-        if not len(self.train[0]) and not len(self.val[0]):
-            raise UserError(f"{path} has no records of a loss yet; let the run go on for a few steps")
-
-    @property
-    def step_tokens(self):
-        """Training tokens in a step."""
-        steps, tokens = self.series("tokens")
-        return tokens[-1] / max(1, steps[-1]) if len(steps) else 0
-
-    def series(self, key, x="step"):
-        """(steps, values) of the records that have this number."""
-        points = [(r[x], r[key]) for r in self.records if is_number(r.get(key)) and is_number(r.get(x))]
-        return np.array(points, dtype=float).reshape(-1, 2).T
-
-
-def smooth(values, reach):
-    """The average of `reach` values on each side; of fewer where the curve begins, so that it begins where it did."""
-    middle, total = np.arange(len(values)), np.cumsum([0.0, *values])
-    reach = np.minimum(middle, reach)
-    first, end = middle - reach, np.minimum(middle + reach + 1, len(values))
-    return (total[end] - total[first]) / (end - first)
 
 
 def draw(runs, x):

@@ -21,13 +21,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
 import judge
+from batches import Tokens
 from config import ArgumentParser, load_config
+from device import pick_arithmetic, pick_device, set_up
 from files import BEST, LATEST, atomic_write, find_run, load_checkpoint, read_tokenizer
-from model import from_checkpoint, pick_device
+from loss_log import Run, smooth
+from model import from_checkpoint
 from plan import format_time
-from plot_loss import Run, smooth
 from tokens import read_meta
-from train import Evaluation, Tokens, pick_arithmetic, set_up, token_lengths
+from train import Evaluation, token_lengths
 from vocabulary import examine_tokenizer
 
 LONGEST_TEXT = 1 << 25  # tokens of the training text that are looked at

@@ -16,8 +16,9 @@ import inspect
 import sys
 
 from config import ArgumentParser
+from device import pick_device
 from files import BEST, LATEST, find_run, is_number, load_checkpoint
-from model import GPT, TextStream, from_checkpoint, pick_device
+from model import GPT, TextStream, from_checkpoint
 
 LONGEST_PROMPT = 1 << 20  # characters
 

@@ -1,4 +1,4 @@
-"""The token ids on the disk: the .bin files of prepare.py, one of a split or many shards, and what it says of them."""
+"""The token ids on the disk: the .bin files of prepare.py, one of a split or many shards, what it says of them."""
 
 from errors import UserError
 

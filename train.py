@@ -10,18 +10,15 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops; --resume goes on as if nothing had happened.
 """
 
-from errors import TORCHRUN, UserError, is_out_of_memory, one_line, reports_errors, torchrun_store
+from errors import TORCHRUN, UserError, is_out_of_memory, reports_errors, torchrun_store
 
-import bisect
 import contextlib
-import ctypes
 import dataclasses
 import itertools
 import math
 import os
 import platform
 import shlex
-import shutil
 import signal
 import statistics
 import sys
@@ -33,13 +30,13 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import pretrained
+from batches import Tokens, block_starts
 from config import ArgumentParser, load_config
+from device import device_name, pick_arithmetic, pick_device, set_up
 from files import (
     BEST,
     LATEST,
     LOG,
-    SAMPLES,
-    atomic_write,
     check_tensors,
     load_checkpoint,
     only_writer,
@@ -47,90 +44,17 @@ from files import (
     read_tokenizer,
     save_checkpoint,
     token_bytes,
-    write_json,
 )
-from model import GPT, pick_device
-from plan import Memory, device_name, format_time, print_measured, print_plan
-from tokens import open_tokens, read_meta
+from loss_log import Log, open_board
+from model import GPT
+from plan import Memory, format_time, print_measured, print_plan
+from tokens import read_meta
 
 SAMPLE_TOKENS = 100
 
 # torchrun starts this script once for each GPU. Each process computes the gradient of its share of the batch; all make
 # the same step, with the mean of their gradients, and so keep the same weights. Process 0 alone writes and prints.
 RANK, PROCESSES = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if TORCHRUN else (0, 1)
-
-
-class Tokens:
-    """The token ids of a split, its shards one after another: on the GPU if they are few, else read as needed.
-
-    Read and not mapped: a map keeps in memory what was touched, and fetches megabytes from a disk for a small block.
-    """
-
-    def __init__(self, config, meta, split, device):
-        self.dtype = np.dtype(meta["dtype"]).newbyteorder("<")
-        self.vocab_size, self.block_size, self.device = meta["vocab_size"], config.block_size, device
-        self.sizes = [tokens * self.dtype.itemsize for tokens in meta[split]["shards"]]  # in bytes
-        self.ends = np.cumsum(self.sizes).tolist()
-        self.files = open_tokens(config.tokens_dir, meta, split)
-        if len(self) <= config.block_size:
-            raise UserError(
-                f"{config.tokens_dir}: {len(self):,} tokens for {split}, a block needs {self.block_size + 1:,};"
-                " use more text, a smaller block_size, or (for val.bin) a larger val_fraction"
-            )
-        self.resident = None
-        if device.type == "cuda" and 4 * len(self) < min(torch.cuda.mem_get_info(device)[0] / 4, 1 << 30):
-            parts = [self.read(np.array([i]), min(1 << 20, len(self) - i)) for i in range(0, len(self), 1 << 20)]
-            self.resident = torch.from_numpy(np.concatenate(parts, axis=1)[0].astype(np.int32)).to(device)
-
-    def __len__(self):
-        return self.ends[-1] // self.dtype.itemsize
-
-    def read(self, starts, length):
-        """The `length` token ids from each of `starts`, checked."""
-        size = self.dtype.itemsize
-        data = b"".join([self.read_bytes(start * size, length * size) for start in starts.tolist()])
-        ids = np.frombuffer(data, self.dtype).reshape(-1, length)
-        if ids.max() >= self.vocab_size:
-            row, column = divmod(ids.argmax(), length)
-            file = self.files[bisect.bisect(self.ends, (starts[row] + column) * size)]
-            raise UserError(
-                f"{file.name} is damaged: token id {ids.max()} is outside the vocabulary of {self.vocab_size};"
-                " run prepare.py again"
-            )
-        return ids
-
-    def read_bytes(self, place, size):
-        """So many bytes from a place on, which may end in another shard."""
-        data = b""
-        while size:
-            shard = bisect.bisect(self.ends, place)
-            file, left = self.files[shard], self.ends[shard] - place
-            file.seek(self.sizes[shard] - left)
-            more = file.read(left if left < size else size)
-            if not more:
-                raise UserError(f"{file.name} became shorter while in use; run prepare.py again, then --resume")
-            data += more
-            place += len(more)
-            size -= len(more)
-        return data
-
-    def blocks(self, starts):
-        """Inputs and targets (B, block_size), int64, of the blocks that begin at `starts`, a numpy array."""
-        if self.resident is not None:
-            starts = torch.from_numpy(starts).to(self.device, non_blocking=True)
-            span = torch.arange(self.block_size + 1, device=self.device)
-            ids = self.resident[starts[:, None] + span].long()
-        else:
-            ids = torch.from_numpy(self.read(starts, self.block_size + 1).astype(np.int64))
-            if self.device.type == "cuda":
-                ids = ids.pin_memory()  # lets the copy overlap with the step before
-            ids = ids.to(self.device, non_blocking=True)
-        return ids[:, :-1], ids[:, 1:]
-
-
-def block_starts(seed, step, batch_size, n_starts):
-    """Where the blocks of a step begin: a function of (seed, step) alone, so that resuming needs no state."""
-    return np.random.default_rng((seed, step)).integers(0, n_starts, size=batch_size)
 
 
 def share_of_step(config):
@@ -263,49 +187,6 @@ def continue_prompts(model, prompts) -> dict:
     return texts
 
 
-def write_samples(path, records):
-    """samples.md: what the model wrote at each evaluation."""
-    with atomic_write(path, "w") as file:
-        file.write("# What the model wrote\n\nThe same beginnings, continued after more and more training.\n")
-        for record in records:
-            for i, (prompt, text) in enumerate(record.get("samples", {}).items()):
-                if i == 0:
-                    file.write(f"\n## Step {record['step']:,}, validation loss {record['val_loss']:.4f}\n")
-                # Indented, it stays as it is, whatever it holds.
-                file.write("\n" + "".join(f"    {line}\n" for line in (prompt + text).split("\n")))
-
-
-def pick_arithmetic(name, device):
-    """(dtype, autocast, scaler): the weights stay float32, autocast casts them where dtype is another."""
-    if name == "auto":
-        if device.type == "cuda":
-            name = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        elif device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-            name = "bfloat16"
-        else:
-            name = "float32"
-    dtype = getattr(torch, name)
-    autocast = contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-    return dtype, autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-
-
-def keep_freed_memory():
-    """Have malloc (of glibc) keep what one step frees for the next: on virtual machines a fresh page is dear."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD; older ones take no more
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-
-
-def set_up(device):
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-        keep_freed_memory()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-
-
 def make_optimizers(model, config) -> list:
     """AdamW, and Muon if it is asked for. A group's `peak` is its learning rate at the top of the schedule.
 
@@ -355,78 +236,6 @@ class Stop:
     def __exit__(self, *_):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-
-
-class Log:
-    """The records of a run, for loss_log.json and TensorBoard, and its lines on the terminal."""
-
-    def __init__(self, header, records, board=None):
-        self.header, self.records, self.board = header, records, board
-        self.live = sys.stdout.isatty()
-        self.printed = 0.0
-        for record in records if board else ():
-            self.draw(record["step"], record)
-
-    def add(self, step, **values):
-        """Add to the record of a step what is finite: gradients of fp16 may not be, and JSON cannot say so."""
-        if not self.records or self.records[-1]["step"] != step:
-            self.records.append({"step": step})
-        record = self.records[-1]
-        new = {name: v for name, v in values.items() if name not in record and math.isfinite(v)}
-        record |= new
-        if self.board:
-            self.draw(step, new)
-
-    def draw(self, step, values):
-        for name in values.keys() - {"step", "tokens", "seconds", "samples"}:
-            self.board.add_scalar(name, values[name], step)
-        for prompt, text in values.get("samples", {}).items():
-            self.board.add_text(prompt, prompt + text, step)
-
-    def has_evaluation(self, step) -> bool:
-        return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
-
-    def last_val_loss(self) -> float:
-        return next((r["val_loss"] for r in reversed(self.records) if "val_loss" in r), math.nan)
-
-    def progress(self, line):
-        """A live line on a terminal; in a file, a line every ten seconds."""
-        if self.live:
-            # A line that wraps could not be drawn over.
-            print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
-        elif time.monotonic() - self.printed > 10:
-            print(line, flush=True)
-            self.printed = time.monotonic()
-
-    def line(self, line):
-        print(f"\r\033[K{line}" if self.live else line, flush=True)
-
-    def add_samples(self, step, samples):
-        """Add {prompt: its continuation} to the record of a step."""
-        if not samples:
-            return
-        self.records[-1]["samples"] = samples
-        if self.board:
-            self.draw(step, {"samples": samples})
-        prompt, text = list(samples.items())[-1]
-        self.line(f"    {one_line((prompt + text)[:40])}")
-
-    def save(self, run_dir):
-        write_json(run_dir / LOG, self.header | {"records": self.records})
-        if any("samples" in record for record in self.records):
-            write_samples(run_dir / SAMPLES, self.records)
-        if self.board:
-            self.board.flush()
-
-
-def open_board(run_dir):
-    """A writer for TensorBoard. What it wrote before is in the log too, and is written anew from there."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("tensorboard is not installed; python -m pip install tensorboard, or leave it out") from None
-    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-    return SummaryWriter(run_dir / "tensorboard")
 
 
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "ffn_size")

@@ -7,6 +7,7 @@ from conftest import TINY
 import plan
 import train
 from config import Config
+from device import pick_arithmetic
 from model import GPT
 
 SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 64}
@@ -48,7 +49,7 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
     """The estimate of one sequence, against what eight of them really keep."""
     config = Config(**SMALL)
     model = GPT(config, 300)
-    dtype, autocast, _ = train.pick_arithmetic(dtype, torch.device("cpu"))
+    dtype, autocast, _ = pick_arithmetic(dtype, torch.device("cpu"))
     memory = plan.Memory(model, train.make_optimizers(model, config), dtype, autocast)
     kept, weights = {}, {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
@@ -68,7 +69,7 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
 def advice(monkeypatch, capsys, free, **changes):
     config = Config(**SMALL | {"batch_size": 64} | changes)
     model = GPT(config, 300)
-    _, autocast, _ = train.pick_arithmetic("float32", torch.device("cpu"))
+    _, autocast, _ = pick_arithmetic("float32", torch.device("cpu"))
     memory = plan.Memory(model, train.make_optimizers(model, config), torch.float32, autocast)
     monkeypatch.setattr(plan, "free_memory", lambda: free(memory))
     plan.print_memory(config, memory, 64, config.micro_size, torch.device("cpu"))

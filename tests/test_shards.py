@@ -18,6 +18,7 @@ from conftest import TINY, make_text, read_tokens
 import prepare
 import train
 import train_tokenizer
+from batches import Tokens
 from config import Config
 from corpus import Corpus
 from files import BOS, file_sha256, only_writer, sha256
@@ -276,7 +277,7 @@ def test_blocks_across_borders_are_those_of_one_file(home, fails, dtype):
     arrays = [numbers.integers(0, 400, size) for size in (40, 1, 1, 2, 100, 7, 33)]
     settings = Config(dataset="x", block_size=32)
     meta = write_by_hand(settings.tokens_dir, arrays, dtype)
-    tokens, whole = train.Tokens(settings, meta, "train", torch.device("cpu")), np.concatenate(arrays)
+    tokens, whole = Tokens(settings, meta, "train", torch.device("cpu")), np.concatenate(arrays)
     assert len(tokens) == len(whole)
     starts = np.arange(len(whole) - 32)
     idx, targets = tokens.blocks(starts)
@@ -293,7 +294,7 @@ def test_blocks_across_borders_are_those_of_one_file(home, fails, dtype):
     with pytest.raises(UserError, match=r"train_0005.bin became shorter"):
         tokens.blocks(starts[120:])
     with pytest.raises(UserError, match="184 tokens for train, a block needs 1,001"):
-        train.Tokens(Config(dataset="x", block_size=1000), meta, "train", torch.device("cpu"))
+        Tokens(Config(dataset="x", block_size=1000), meta, "train", torch.device("cpu"))
 
 
 def test_training_on_shards_is_training_on_one_file(book):

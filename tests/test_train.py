@@ -15,6 +15,7 @@ from conftest import SCRIPTS, TINY, read_tokens
 
 import files
 import train
+from batches import Tokens, block_starts
 from config import Config
 from files import load_checkpoint, token_bytes
 from model import GPT
@@ -91,16 +92,16 @@ def test_the_learning_rate():
 
 
 def test_the_blocks_of_a_step_depend_on_seed_and_step_alone():
-    starts = train.block_starts(7, 3, 1000, 50)
-    assert (starts == train.block_starts(7, 3, 1000, 50)).all()
-    assert (starts != train.block_starts(7, 4, 1000, 50)).any() and (starts != train.block_starts(8, 3, 1000, 50)).any()
+    starts = block_starts(7, 3, 1000, 50)
+    assert (starts == block_starts(7, 3, 1000, 50)).all()
+    assert (starts != block_starts(7, 4, 1000, 50)).any() and (starts != block_starts(8, 3, 1000, 50)).any()
     assert starts.min() == 0 and starts.max() == 49
 
 
 def test_blocks_are_the_text_and_targets_are_one_ahead(book):
     config = Config(dataset="book", vocab_size=400, block_size=32)
     meta = read_meta(config.tokens_dir)
-    tokens = train.Tokens(config, meta, "train", torch.device("cpu"))
+    tokens = Tokens(config, meta, "train", torch.device("cpu"))
     ids = read_tokens(config.tokens_dir, meta, "train")
     last = len(tokens) - 33
     idx, targets = tokens.blocks(np.array([0, 5, last]))
