@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from plan import format_number
+
 NGRAMS = (4, 8, 16)  # characters
 
 
@@ -169,23 +171,25 @@ class Verdict:
 
 
 def verdict(
-    run, steps, val_losses, max_steps, epochs, ratio, val, train, bigram, unigram_gap, model_copies, text_copies
+    run, steps, val_losses, max_steps, epochs, ratio, val_loss, sample, bigram, unigram_gap, model_copies, text_copies
 ):
     """What the figures of a run say together.
 
-    steps, val_losses: of its evaluations. val, train: (loss, share of first guesses that were right) of the weights
-    that were looked at. ratio: tokens per parameter. unigram_gap: how much harder the validation text is for a unigram
-    model. model_copies, text_copies: what `copying` says of text by the model and of validation text.
+    steps, val_losses: of its evaluations. ratio: tokens per parameter. val_loss: of the weights that are judged.
+    sample: {"tokens": of as much of each text, "val" and "train": (loss, share of first guesses that are right)}.
+    unigram_gap: how much harder the validation text is for a unigram model. model_copies, text_copies: what `copying`
+    says of text by the model and of validation text.
     """
     best = int(np.argmin(val_losses))
     step, lowest, last = int(steps[best]), val_losses[best], val_losses[-1]
+    (val, val_right), (train, train_right) = sample["val"], sample["train"]
     gap = (
-        f"The loss is {val[0]:.2f} nats on validation text and {train[0]:.2f} on training text (of the difference,"
-        f" {round(unigram_gap, 2) + 0.0:.2f} is the texts’ own, by a unigram model); the first guess is right"
-        f" {val[1]:.0%} and {train[1]:.0%} of the time."
+        f"On {sample['tokens']:,} tokens of each, the loss is {val:.2f} nats on validation text and {train:.2f} on"
+        f" training text (of the difference, {round(unigram_gap, 2) + 0.0:.2f} is the texts’ own, by a unigram model);"
+        f" the first guess is right {val_right:.0%} and {train_right:.0%} of the time."
     )
-    beats = "below" if val[0] < bigram else "not below"
-    baseline = f"{val[0]:.2f} nats is {beats} the {bigram:.2f} of a model that knows only pairs of tokens."
+    beats = "below" if val_loss < bigram else "not below"
+    baseline = f"{val_loss:.2f} nats is {beats} the {bigram:.2f} of a model that knows only pairs of tokens."
     copies = (
         f"Of its sequences of 8 characters, {1 - model_copies['novel'][8]:.1%} stand word for word in the training text"
         f" ({1 - text_copies['novel'][8]:.1%} of the validation text’s); the longest run of characters is"
@@ -227,11 +231,16 @@ def verdict(
     reasons = []
     if steps[-1] < max_steps:
         reasons.append(f"It has made {int(steps[-1]):,} of its {max_steps:,} steps.")
-    if val[0] >= bigram:
+        longer = "Let it come to its end: the same command with `--resume`."
+    else:
+        flag = f"--max_steps={max_steps * max(2, math.ceil(min(1 / epochs, 20 / ratio)))}"
+        longer = f"Train longer: from the beginning with `{flag}`, or on from here with `--resume {flag}`."
+    if val_loss >= bigram:
         reasons.append(baseline)
     if epochs < 1 and ratio < 20:
         reasons.append(
-            f"It has read {epochs:.0%} of its text, {ratio:.1f} tokens for each parameter (about 20 suit a model best)."
+            f"It has read {epochs:.0%} of its text, {format_number(ratio)} tokens for each parameter (about 20 suit a"
+            " model best)."
         )
     if reasons:
         return Verdict(
@@ -239,8 +248,7 @@ def verdict(
             "It could learn more from the same text",
             [*reasons, gap, copies],
             [
-                "Train longer: the same command with `--resume` and, if it had come to its end,"
-                f" `--max_steps={2 * max_steps}`.",
+                longer,
                 "If the loss falls slowly from the beginning on, a higher `learning_rate` may be all it needs.",
             ],
         )

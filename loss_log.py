@@ -2,6 +2,7 @@
 
 from errors import UserError, one_line
 
+import contextlib
 import math
 import shutil
 import sys
@@ -111,7 +112,9 @@ class Run:
             raise UserError(f"{path} is damaged (it lacks records or config); --resume the run to write it anew")
         self.records = [r for r in records if isinstance(r, dict) and is_number(r.get("step"))]
         self.folder, self.name = path.parent, str(config.get("run") or path.parent.name)
-        self.unigram_entropy = log.get("unigram_entropy")
+        self.unigram_entropy, self.tokens_sha256 = log.get("unigram_entropy"), None
+        with contextlib.suppress(KeyError, TypeError):  # of the training tokens, if it says so
+            self.tokens_sha256 = log["data"]["train"]["sha256"]
         self.train, self.val = self.series("train_loss"), self.series("val_loss")
         if not len(self.train[0]) and not len(self.val[0]):
             raise UserError(f"{path} has no records of a loss yet; let the run go on for a few steps")

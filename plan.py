@@ -15,6 +15,10 @@ def format_time(seconds) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def format_number(x) -> str:
+    return f"{x:.1f}" if x >= 1 else f"{x:.2g}"
+
+
 def format_bytes(size) -> str:
     if size < 1e9:
         return f"{size / 1e6:,.0f} MB"
@@ -88,7 +92,7 @@ def print_plan(config, meta, model, memory, share, micro_size, device, how) -> b
     print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
     print(
         f"training    {config.max_steps:,} steps of {step_tokens:,} tokens = {tokens:,}:"
-        f" {epochs:.1f} epochs, {ratio:.1f} tokens per parameter"
+        f" {format_number(epochs)} epochs, {format_number(ratio)} tokens per parameter"
     )
     for line in meaning(epochs, ratio):
         print(f"            {line}")
@@ -103,20 +107,22 @@ def print_plan(config, meta, model, memory, share, micro_size, device, how) -> b
 
 def meaning(epochs, ratio) -> list[str]:
     """What to expect of so many epochs (https://arxiv.org/abs/2305.16264) and tokens per parameter (2203.15556)."""
+    n = format_number(epochs)
     if epochs < 1:
-        lines = [f"{epochs:.1f} epochs: not all of the text is read; training and validation loss will stay close"]
+        lines = [f"{n} epochs: not all of the text is read; training and validation loss will stay close"]
     elif epochs <= 4:
-        lines = [f"{epochs:.1f} epochs: up to about 4, reading a text again teaches almost as much as new text"]
+        lines = [f"{n} epochs: up to about 4, reading a text again teaches almost as much as new text"]
     elif epochs <= 16:
-        lines = [f"{epochs:.1f} epochs: past about 4 a text teaches less each time; the validation loss will flatten"]
+        lines = [f"{n} epochs: past about 4 a text teaches less each time; the validation loss will flatten"]
     else:
         lines = [
-            f"{epochs:.0f} epochs: the text will be learned by heart and the validation loss rise again, unless the"
-            " model is small or dropout high"
+            f"{n} epochs: the text will be learned by heart and the validation loss rise again, unless the model is"
+            " small or dropout high"
         ]
+    n = format_number(ratio)
     if ratio < 20:
-        return [*lines, f"{ratio:.1f} tokens per parameter: the model has room for more; about 20 suit its size best"]
-    return [*lines, f"{ratio:.0f} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
+        return [*lines, f"{n} tokens per parameter: the model has room for more; about 20 suit its size best"]
+    return [*lines, f"{n} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
 
 
 def print_memory(config, memory, share, micro_size, device) -> bool:

@@ -27,13 +27,13 @@ from device import pick_arithmetic, pick_device, set_up
 from files import BEST, LATEST, atomic_write, find_run, load_checkpoint, read_tokenizer
 from loss_log import Run, smooth
 from model import from_checkpoint
-from plan import format_time
+from plan import format_number, format_time
 from tokens import read_meta
 from train import Evaluation, token_lengths
 from vocabulary import examine_tokenizer
 
-LONGEST_TEXT = 1 << 25  # tokens of the training text that are looked at
-ARITHMETIC = 4e12  # operations for the losses
+LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
+ARITHMETIC = 8e12  # operations for the losses: half a minute on two cores
 PASSAGE = 256  # tokens
 CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
 KNOWN = {
@@ -49,8 +49,9 @@ def examine(run, checkpoint, model) -> dict:
     """Everything that is measured of a run, for the page and for the terminal."""
     config = checkpoint["config"]
     meta = read_meta(config.tokens_dir)
-    if read_tokenizer(config.tokens_dir) != checkpoint["tokenizer"]:
-        raise UserError(f"{config.tokens_dir} has another tokenizer than {run.folder}; run prepare.py as for that run")
+    same = run.tokens_sha256 in (None, meta["train"]["sha256"])
+    if not same or read_tokenizer(config.tokens_dir) != checkpoint["tokenizer"]:
+        raise UserError(f"{config.tokens_dir} has other tokens than {run.folder} learned from; prepare its text again")
     device, vocab_size = model.embedding.weight.device, meta["vocab_size"]
     _, autocast, _ = pick_arithmetic(config.dtype, device)
     train, val = (Tokens(config, meta, split, device) for split in ("train", "val"))
@@ -58,14 +59,22 @@ def examine(run, checkpoint, model) -> dict:
     # How well it guesses
     size, n_parameters = config.block_size, sum(model.parameter_counts())
     evaluation = Evaluation(config, val, token_lengths(model.tokenizer))
-    n_val = evaluation.n_tokens + 1
-    limit = min(1 << 16, int(ARITHMETIC / 2 / n_parameters / 4))
-    val_losses, val_right = judge.token_losses(model, val, judge.window_starts(n_val, size, limit), autocast)
-    train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, limit), autocast)
-    shifted, _ = judge.token_losses(model, val, judge.window_starts(n_val, size, 2 * limit, shifts=4), autocast)
-    val_loss, train_loss = float(val_losses.mean()), float(train_losses.mean())
-    if not (val_loss < 600 and train_loss < 600):  # of which exp() is a number
-        raise UserError(f"{run.folder}: the loss is {val_loss:g} nats: the weights are damaged")
+    n_val = min(evaluation.n_tokens, LONGEST_TEXT) + 1
+    budget = int(ARITHMETIC / 2 / n_parameters)  # tokens
+    some = min(1 << 16, budget // 8, n_val)  # as many of the training text, to compare
+    val_losses, val_right = judge.token_losses(model, val, judge.window_starts(n_val, size, some), autocast)
+    train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, some), autocast)
+    starts = judge.window_starts(n_val, size, min(1 << 20, budget * 3 // 4), shifts=16)
+    shifted, _ = judge.token_losses(model, val, starts, autocast)
+    sample = {
+        "tokens": val_losses.size,
+        "val": (float(val_losses.mean()), float(val_right.mean())),
+        "train": (float(train_losses.mean()), float(train_right.mean())),
+    }
+    losses = sample["val"][0], sample["train"][0]
+    val_loss = dict(zip(*run.val, strict=True)).get(checkpoint["step"], losses[0])  # train.py took all of n_val
+    if not all(loss < 600 for loss in (val_loss, *losses)):  # of which exp() is a number
+        raise UserError(f"{run.folder}: the loss is {losses[0]:g} nats: its weights or its log are damaged")
 
     # How well simpler models do
     train_ids, val_ids = (
@@ -119,7 +128,7 @@ def examine(run, checkpoint, model) -> dict:
         "ratio": seen / n_parameters,
         "seconds": seconds[-1],
         "val_loss": val_loss,
-        "train_loss": train_loss,
+        "sample": sample,
         "nats_to_bits_per_byte": bits / n_bytes,
         "nats_to_bits_per_character": bits / n_characters,
         "baselines": baselines,
@@ -135,8 +144,8 @@ def examine(run, checkpoint, model) -> dict:
             max_steps=config.max_steps,
             epochs=seen / meta["train"]["tokens"],
             ratio=seen / n_parameters,
-            val=(val_loss, float(val_right.mean())),
-            train=(train_loss, float(train_right.mean())),
+            val_loss=val_loss,
+            sample=sample,
             bigram=baselines["bigram"],
             unigram_gap=baselines["unigram"] - meta["unigram_entropy"],
             model_copies=copies["model"],
@@ -230,7 +239,11 @@ def print_found(found):
         f" {nats * found['nats_to_bits_per_character']:.4f} bits per character,"
         f" {nats * found['nats_to_bits_per_byte']:.4f} per byte"
     )
-    print(f"training     {found['train_loss']:.4f} nats")
+    sample = found["sample"]
+    print(
+        f"training     {sample['train'][0]:.4f} nats on {sample['tokens']:,} tokens of the training text"
+        f" ({sample['val'][0]:.4f} on as many for validation)"
+    )
     levels = sorted(found["baselines"].items(), key=lambda level: level[1])
     print("baselines    " + ", ".join(f"{name} {nats:.2f}" for name, nats in levels))
     print("context      " + ", ".join(f"{nats:.2f} after {seen:g}" for seen, nats in found["positions"]))
@@ -271,8 +284,8 @@ def report_run(args):
             (f"{found['val_loss']:.3f}", "validation loss, nats per token"),
             (f"{math.exp(found['val_loss']):,.1f}", "perplexity"),
             (f"{found['val_loss'] * found['nats_to_bits_per_character']:.3f}", "bits per character"),
-            (f"{found['epochs']:.1f}", "epochs"),
-            (f"{found['ratio']:.1f}", "tokens per parameter"),
+            (format_number(found["epochs"]), "epochs"),
+            (format_number(found["ratio"]), "tokens per parameter"),
             (format_time(found["seconds"]), "time of training"),
         ],
         known_of=KNOWN,

@@ -108,13 +108,17 @@ def copies(sixteen, longest=12):
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("healthy", {}, "below the 5.90"),
+        ("healthy", {}, "5.00 nats is below the 5.90"),
         ("overfitting", {"val_losses": np.array([8.0, 5.0, 5.6])}, "since step 500"),
         ("memorising", {"model_copies": copies(0.5, 300)}, "50%"),
         ("memorising", {"model_copies": copies(0.5, 300), "val_losses": np.array([8.0, 5.0, 5.6])}, "300 characters"),
         ("undertrained", {"max_steps": 4000}, "1,000 of its 4,000"),
-        ("undertrained", {"val": (6.1, 0.1)}, "not below"),
+        ("undertrained", {"val_loss": 6.1}, "not below"),
         ("undertrained", {"epochs": 0.3, "ratio": 2.0}, "30% of its text"),
+        ("undertrained", {"epochs": 0.3, "ratio": 2.0}, "--max_steps=4000"),  # reads it once
+        ("undertrained", {"epochs": 0.01, "ratio": 2.0}, "--max_steps=10000"),  # or suits the model
+        ("undertrained", {"val_loss": 6.1}, "--max_steps=2000"),
+        ("undertrained", {"epochs": 0.0, "ratio": 0.0, "steps": np.array([0]), "val_losses": np.array([8.0])}, "0 of"),
         ("healthy", {"epochs": 0.3, "ratio": 30.0}, ""),
         ("healthy", {"val_losses": np.array([8.0, 5.0, 5.01])}, ""),  # noise
     ],
@@ -127,8 +131,8 @@ def test_verdicts(name, change, words):
         "max_steps": 1000,
         "epochs": 3.0,
         "ratio": 5.0,
-        "val": (5.0, 0.2),
-        "train": (4.5, 0.3),
+        "val_loss": 5.0,
+        "sample": {"tokens": 3000, "val": (5.0, 0.2), "train": (4.5, 0.3)},
         "bigram": 5.9,
         "unigram_gap": 0.1,
         "model_copies": copies(0.001),
@@ -136,5 +140,5 @@ def test_verdicts(name, change, words):
     }
     verdict = judge.verdict(**figures | change)
     assert verdict.name == name
-    assert words in " ".join([verdict.headline, *verdict.evidence])
+    assert words in " ".join([verdict.headline, *verdict.evidence, *verdict.advice])
     assert verdict.evidence and verdict.advice

@@ -1,5 +1,6 @@
 import html.parser
 import json
+import re
 import shutil
 
 import pytest
@@ -46,6 +47,16 @@ def test_the_report_of_a_run(run, capsys):
     assert page.addresses == []  # opens from the disk, without a network
     assert page.tags.count("svg") >= 2 and page.tags.count("polyline") == 3
     assert "NaN" not in page.text and "nan" not in page.text.split("const tokens")[0]
+
+
+def test_weights_that_were_not_evaluated(run, capsys):
+    """As after Ctrl-C between two evaluations: their loss is measured."""
+    path = run / "loss_log.json"
+    log = json.loads(path.read_text(encoding="utf-8"))
+    loss = log["records"][-1].pop("val_loss")
+    path.write_text(json.dumps(log), encoding="utf-8")
+    assert report.main(["run", "--last"]) == 0
+    assert float(re.search(r"validation +([\d.]+) nats", capsys.readouterr().out)[1]) == pytest.approx(loss, abs=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +128,9 @@ def test_what_cannot_be_judged(run, home, fails, monkeypatch):
     log.write_text(json.dumps(json.loads(text) | {"records": without}), encoding="utf-8")
     assert "no evaluation yet" in fails(report.main, ["run"])
     log.write_text(text, encoding="utf-8")
+    assert prepare.main([*TINY, "--val_fraction=0.2"]) == 0  # the copies would be sought in another text
+    assert "other tokens" in fails(report.main, ["run"])
+    assert prepare.main(TINY) == 0
     tokenizer = home / "data" / "book" / "bpe400" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert "prepare.py" in fails(report.main, ["run"])
