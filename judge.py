@@ -176,7 +176,7 @@ def verdict(
     """What the figures of a run say together.
 
     steps, val_losses: of its evaluations. ratio: tokens per parameter. val_loss: of the weights that are judged.
-    sample: {"tokens": of as much of each text, "val" and "train": (loss, share of first guesses that are right)}.
+    sample: {"val" and "train": (loss, share of first guesses that are right), "limit": of at most so many tokens}.
     unigram_gap: how much harder the validation text is for a unigram model. model_copies, text_copies: what `copying`
     says of text by the model and of validation text.
     """
@@ -184,9 +184,9 @@ def verdict(
     step, lowest, last = int(steps[best]), val_losses[best], val_losses[-1]
     (val, val_right), (train, train_right) = sample["val"], sample["train"]
     gap = (
-        f"On {sample['tokens']:,} tokens of each, the loss is {val:.2f} nats on validation text and {train:.2f} on"
-        f" training text (of the difference, {round(unigram_gap, 2) + 0.0:.2f} is the texts’ own, by a unigram model);"
-        f" the first guess is right {val_right:.0%} and {train_right:.0%} of the time."
+        f"On samples of at most {sample['limit']:,} tokens, the loss is {val:.2f} nats on validation text and"
+        f" {train:.2f} on training text (of the difference, {round(unigram_gap, 2) + 0.0:.2f} is the texts’ own, by a"
+        f" unigram model); the first guess is right {val_right:.0%} and {train_right:.0%} of the time."
     )
     beats = "below" if val_loss < bigram else "not below"
     baseline = f"{val_loss:.2f} nats is {beats} the {bigram:.2f} of a model that knows only pairs of tokens."

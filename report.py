@@ -61,13 +61,13 @@ def examine(run, checkpoint, model) -> dict:
     evaluation = Evaluation(config, val, token_lengths(model.tokenizer))
     n_val = min(evaluation.n_tokens, LONGEST_TEXT) + 1
     budget = int(ARITHMETIC / 2 / n_parameters)  # tokens
-    some = min(1 << 16, budget // 8, n_val)  # as many of the training text, to compare
+    some = min(1 << 16, budget // 8)
     val_losses, val_right = judge.token_losses(model, val, judge.window_starts(n_val, size, some), autocast)
     train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, some), autocast)
     starts = judge.window_starts(n_val, size, min(1 << 20, budget * 3 // 4), shifts=16)
     shifted, _ = judge.token_losses(model, val, starts, autocast)
     sample = {
-        "tokens": val_losses.size,
+        "limit": some,
         "val": (float(val_losses.mean()), float(val_right.mean())),
         "train": (float(train_losses.mean()), float(train_right.mean())),
     }
@@ -241,8 +241,8 @@ def print_found(found):
     )
     sample = found["sample"]
     print(
-        f"training     {sample['train'][0]:.4f} nats on {sample['tokens']:,} tokens of the training text"
-        f" ({sample['val'][0]:.4f} on as many for validation)"
+        f"samples      of at most {sample['limit']:,} tokens: {sample['val'][0]:.4f} nats on validation text,"
+        f" {sample['train'][0]:.4f} on training text"
     )
     levels = sorted(found["baselines"].items(), key=lambda level: level[1])
     print("baselines    " + ", ".join(f"{name} {nats:.2f}" for name, nats in levels))

@@ -132,7 +132,7 @@ def test_verdicts(name, change, words):
         "epochs": 3.0,
         "ratio": 5.0,
         "val_loss": 5.0,
-        "sample": {"tokens": 3000, "val": (5.0, 0.2), "train": (4.5, 0.3)},
+        "sample": {"limit": 3000, "val": (5.0, 0.2), "train": (4.5, 0.3)},
         "bigram": 5.9,
         "unigram_gap": 0.1,
         "model_copies": copies(0.001),
