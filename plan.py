@@ -16,7 +16,7 @@ def format_time(seconds) -> str:
 
 
 def format_number(x) -> str:
-    return f"{x:.1f}" if x >= 1 else f"{x:.2g}"
+    return f"{x:,.1f}" if x >= 1 else f"{x:.2g}"
 
 
 def format_bytes(size) -> str:
