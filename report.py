@@ -61,16 +61,13 @@ def examine(run, checkpoint, model) -> dict:
     evaluation = Evaluation(config, val, token_lengths(model.tokenizer))
     n_val = min(evaluation.n_tokens, LONGEST_TEXT) + 1
     budget = int(ARITHMETIC / 2 / n_parameters)  # tokens
-    some = min(1 << 16, budget // 8)
-    val_losses, val_right = judge.token_losses(model, val, judge.window_starts(n_val, size, some), autocast)
-    train_losses, train_right = judge.token_losses(model, train, judge.window_starts(len(train), size, some), autocast)
-    starts = judge.window_starts(n_val, size, min(1 << 20, budget * 3 // 4), shifts=16)
-    shifted, _ = judge.token_losses(model, val, starts, autocast)
-    sample = {
-        "limit": some,
-        "val": (float(val_losses.mean()), float(val_right.mean())),
-        "train": (float(train_losses.mean()), float(train_right.mean())),
-    }
+    sample = {"limit": min(1 << 16, budget // 8)}
+    for split, tokens, n_tokens in (("val", val, n_val), ("train", train, len(train))):
+        windows = judge.window_starts(n_tokens, size, sample["limit"])
+        nats, right = judge.token_losses(model, tokens, windows, autocast)
+        sample[split] = float(nats.mean()), float(right.mean())
+    windows = judge.window_starts(n_val, size, min(1 << 20, budget * 3 // 4), shifts=16)
+    shifted, _ = judge.token_losses(model, val, windows, autocast)
     losses = sample["val"][0], sample["train"][0]
     val_loss = dict(zip(*run.val, strict=True)).get(checkpoint["step"], losses[0])  # train.py took all of n_val
     if not all(loss < 600 for loss in (val_loss, *losses)):  # of which exp() is a number
@@ -119,13 +116,14 @@ def examine(run, checkpoint, model) -> dict:
 
     steps, seconds = run.series("seconds")
     seen = steps[-1] * config.batch_size * size
+    epochs, ratio = seen / meta["train"]["tokens"], seen / n_parameters
     return {
         "name": run.name,
         "step": checkpoint["step"],
         "config": config,
         "n_parameters": n_parameters,
-        "epochs": seen / meta["train"]["tokens"],
-        "ratio": seen / n_parameters,
+        "epochs": epochs,
+        "ratio": ratio,
         "seconds": seconds[-1],
         "val_loss": val_loss,
         "sample": sample,
@@ -142,8 +140,8 @@ def examine(run, checkpoint, model) -> dict:
             steps=run.val[0],
             val_losses=run.val[1],
             max_steps=config.max_steps,
-            epochs=seen / meta["train"]["tokens"],
-            ratio=seen / n_parameters,
+            epochs=epochs,
+            ratio=ratio,
             val_loss=val_loss,
             sample=sample,
             bigram=baselines["bigram"],

@@ -89,11 +89,8 @@ def test_what_to_change_if_it_does_not_fit(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("epochs", "ratio", "words"),
     [
-        (
-            0.018,
-            0.036,
-            ["0.018 epochs: not all of the text", "0.036 tokens per parameter: the model has room"],
-        ),
+        (0.018, 0.036, ["0.018 epochs: not all of the text", "0.036 tokens per parameter: the model has"]),
+        (0.3, 2, ["not all of the text", "room for more"]),
         (3, 5, ["almost as much as new", "room for more"]),
         (7, 30, ["will flatten", "a larger one"]),
         (50, 500, ["by heart", "a larger one"]),
