@@ -6,17 +6,11 @@ here opens in other tools. Qwen3: https://arxiv.org/abs/2505.09388
 B: sequences in the batch, T: tokens in a sequence, C: n_embd, H: heads, D: head size.
 """
 
-from errors import UserError
-
-import codecs
 import math
-import sys
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from files import BOS, EOS, check_tensors, parse_tokenizer, special_ids, token_bytes
 
 
 class RMSNorm(nn.Module):
@@ -140,7 +134,6 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config = config
-        self.bos, self.eos = BOS, EOS  # until a tokenizer says otherwise
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = RMSNorm(config.n_embd, config.norm_eps)
@@ -156,13 +149,6 @@ class GPT(nn.Module):
                 # 2 n_layer projections add to the residual stream; scaled so, their sum starts small
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 1
                 nn.init.normal_(weight, std=0.02 * scale)
-
-    def set_tokenizer(self, tokenizer, where):
-        """What `generate` needs to turn text into tokens and back. where: the file it came from, for an error."""
-        self.tokenizer = tokenizer
-        spare = self.embedding.num_embeddings - tokenizer.get_vocab_size()
-        self.token_bytes = token_bytes(tokenizer) + [b""] * spare
-        self.bos, self.eos = special_ids(tokenizer, self.config, where)
 
     def hidden(self, idx, kv_cache=None):
         """The final normed state of each position, (B, T, C). idx: (B, T) token ids, T <= block_size."""
@@ -232,43 +218,20 @@ class GPT(nn.Module):
             window = torch.cat((window, token[:, None]), dim=1)
             yield token
 
-    def generate(self, prompt, max_new_tokens=200, ignore_eos=False, **sampling):
-        """Continue a text (str in, str out) or token ids ((B, T) in, (B, T + new) out).
+    def generate(self, idx, max_new_tokens, eos=None, **sampling):
+        """Continue token ids, (B, T) in, (B, T + new) out.
 
-        Text needs a model from `sample.load`, which knows its tokenizer. A text ends at <eos>; of ids, the
-        tokens after a sequence's <eos> are <eos> too. sampling: see `stream`.
+        eos: the token that ends a sequence; what follows it is eos too. sampling: see `stream`.
         """
-        if isinstance(prompt, str):
-            text = TextStream(self.token_bytes)
-            for token in self.stream(self.encode(prompt), max_new_tokens, **sampling):
-                if token.item() == self.eos and not ignore_eos:
-                    break
-                text.add(token.item())
-            return prompt + text.so_far
-        idx, ended = prompt, torch.zeros(prompt.size(0), dtype=torch.bool, device=prompt.device)
-        for token in self.stream(prompt, max_new_tokens, **sampling):
-            if not ignore_eos:
-                token = token.masked_fill(ended, self.eos)
-                ended |= token == self.eos
+        ended = torch.zeros(idx.size(0), dtype=torch.bool, device=idx.device)
+        for token in self.stream(idx, max_new_tokens, **sampling):
+            if eos is not None:
+                token = token.masked_fill(ended, eos)
+                ended |= token == eos
             idx = torch.cat((idx, token[:, None]), dim=1)
             if ended.all():
                 break
         return idx
-
-    def encode(self, prompt: str):
-        """<bos>, if the tokenizer has it, and the tokens of a text, (1, T); of a long text its end."""
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise UserError("the prompt holds bytes or half characters that are not valid text") from None
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-        if self.bos is not None:
-            ids = [self.bos, *ids]
-        ids = ids or [self.eos]  # a document begins where another has ended
-        room = self.config.block_size - 1
-        if len(ids) > room:
-            print(f"warning: the prompt has {len(ids):,} tokens, the model sees its last {room:,}", file=sys.stderr)
-        return torch.tensor([ids[-room:]], device=self.embedding.weight.device)
 
 
 def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator=None):
@@ -278,14 +241,14 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
     makes less likely. temperature: 0 takes the most likely token. Of the others, those are kept that are among
     the top_k most likely (0: all), among the fewest that reach a probability of top_p together (nucleus,
     https://arxiv.org/abs/1904.09751), and at least min_p times as likely as the most likely one
-    (https://arxiv.org/abs/2407.01082).
+    (https://arxiv.org/abs/2407.01082). FloatingPointError if the logits are not finite.
     """
     if repetition_penalty != 1:
         penalized = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
         logits = torch.where(seen, penalized, logits)
     highest = logits.amax(dim=-1, keepdim=True)
     if not highest.isfinite().all():
-        raise UserError("the logits are not finite: the weights are damaged, or repetition_penalty is extreme")
+        raise FloatingPointError("the logits are not finite: the weights are damaged, or repetition_penalty is extreme")
     if temperature < 1e-5:
         return logits.argmax(dim=-1)
     logits = (logits - highest) / temperature
@@ -309,34 +272,3 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
         if not outside.any():
             return token[:, 0]
         p = p.masked_fill(outside & (p <= p_token), 0)
-
-
-class TextStream:
-    """Turns tokens into text as they come; a character appears when its last byte has."""
-
-    def __init__(self, token_bytes):
-        self.token_bytes = token_bytes
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.so_far = ""
-
-    def add(self, token: int) -> str:
-        """The characters that this token completes."""
-        text = self.decoder.decode(self.token_bytes[token])
-        self.so_far += text
-        return text
-
-
-def from_checkpoint(checkpoint, path) -> GPT:
-    """The model in a checkpoint, on the CPU, with its tokenizer. Raises UserError, naming `path`."""
-    config, weights = checkpoint["config"], checkpoint["model"]
-    tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
-    n_tokens, n_rows = tokenizer.get_vocab_size(), len(weights["embedding.weight"])
-    if n_rows < n_tokens or (n_rows > n_tokens and not config.init_from):  # published models have spare rows
-        raise UserError(f"{path}: damaged: embedding.weight has {n_rows:,} rows for {n_tokens:,} tokens")
-    with torch.device("meta"):  # takes no memory: a stranger's config may ask for terabytes
-        expected = GPT(config, n_rows).state_dict()
-    check_tensors(weights, expected, path)
-    model = GPT(config, n_rows)
-    model.load_state_dict(weights)
-    model.set_tokenizer(tokenizer, path)
-    return model

@@ -8,8 +8,6 @@ Reads   out/<run>/loss_log.json
 Writes  out/<run>/loss.png, or out/loss.png for several runs
 """
 
-from errors import UserError, reports_errors
-
 import math
 import sys
 from pathlib import Path
@@ -23,9 +21,9 @@ import matplotlib.pyplot as plt
 from matplotlib import font_manager
 
 import config
-from config import ArgumentParser
-from files import atomic_write, is_number
-from loss_log import Run, smooth
+from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.run_log import Run, smooth
+from lib.storage import atomic_write, is_number
 
 CJK_FONTS = (
     "Noto Sans CJK SC",

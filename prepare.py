@@ -9,11 +9,8 @@ With --shard=3/16 it does the third of sixteen equal parts of the corpus, and wr
 sixteen jobs, on as many machines as there are, prepare a corpus together. train.py reads all shards as one.
 """
 
-from errors import UserError, reports_errors
-
 import contextlib
 import hashlib
-import os
 import shlex
 import sys
 import time
@@ -21,11 +18,12 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-import pretrained
-from config import ArgumentParser, load_config
-from corpus import Corpus
-from files import BOS, EOS, atomic_write, only_writer, parse_tokenizer, read_tokenizer, sha256, special_ids, write_json
-from tokens import entropy, first_few, missing_shards, parse_shard, remove_other_divisions, shard_suffix
+from config import load_config
+from lib.corpus import Corpus
+from lib.dataset import entropy, first_few, missing_shards, parse_shard, remove_other_divisions, shard_suffix
+from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256, write_json, write_text
+from lib.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer, special_ids
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 
@@ -101,22 +99,25 @@ def main(argv=None):
     parser.add_argument("--shard", metavar="K/N", default="1/1", help="prepare the K-th of N parts of the corpus only")
     config, args = load_config(argv, parser)
     try:
-        shard = parse_shard(args.shard)
-    except ValueError:
-        raise UserError(f"--shard: {args.shard!r} is not K/N with 1 <= K <= N <= 9999, such as 3/16") from None
-    suffix = shard_suffix(*shard)
+        k, n = parse_shard(args.shard)
+    except ValueError as error:
+        raise UserError(f"--shard: {error}") from None
     start = time.time()
-    folder = config.tokens_dir
+    if config.init_from:
+        from lib import qwen3  # It imports torch, which takes a second that few runs need.
+
+        config = qwen3.with_shape_of_init(config, args.given)
+    folder, suffix = config.tokens_dir, shard_suffix(k, n)
     tokenizer_file = folder / "tokenizer.json"
-    text = pretrained.read_tokenizer(config.init_from) if config.init_from else read_tokenizer(folder)
-    tokenizer = parse_tokenizer(text, tokenizer_file)
+    tokenizer_json = qwen3.read_tokenizer(config.init_from) if config.init_from else read_tokenizer(folder)
+    tokenizer = parse_tokenizer(tokenizer_json, tokenizer_file)
     bos, eos = special_ids(tokenizer, config, tokenizer_file)
     vocab_size = tokenizer.get_vocab_size()
     dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-    corpus = Corpus(config, shard)
+    corpus = Corpus(config, (k, n))
     corpus.describe()
 
-    with only_writer(folder, suffix), contextlib.ExitStack() as publishing:
+    with lock_folder(folder, f".lock{suffix}"), contextlib.ExitStack() as publishing:
         with atomic_write(folder / f"train{suffix}.bin") as train, atomic_write(folder / f"val{suffix}.bin") as val:
             splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
             encode(corpus, tokenizer, splits, bos, eos)
@@ -126,29 +127,27 @@ def main(argv=None):
                     f" use {'fewer shards' if suffix else 'more text'}, or a larger val_fraction"
                 )
             for file in (train, val):
-                file.flush()  # a full disk must show while the old files are there
-                os.fsync(file.fileno())
-            # One at a time from here, or one might remove what another has just made.
-            publishing.enter_context(only_writer(folder, "_all", wait=True))
-            if config.init_from:  # its tokenizer stands beside its tokens
-                with atomic_write(tokenizer_file, "w") as file:
-                    file.write(text)
-            # From here until the new meta file is there, the shard, or the folder, counts as not prepared.
+                flush_to_disk(file)  # A full disk must show while the old files are still there.
+            # From here on one shard at a time, because each removes what does not belong to its division.
+            publishing.enter_context(lock_folder(folder, ".lock_all", wait=True))
+            if config.init_from:  # Its tokenizer stands beside its tokens.
+                write_text(tokenizer_file, tokenizer_json)
+            # Until the new meta file is there, the shard, or the folder, counts as not prepared.
             (folder / f"meta{suffix}.json").unlink(missing_ok=True)
         meta = {
             "dtype": dtype,
             "vocab_size": vocab_size,
-            "tokenizer_sha256": sha256(text),
+            "tokenizer_sha256": sha256(tokenizer_json),
             "unigram_entropy": entropy(splits["train"].counts),
             **{name: split.summary() for name, split in splits.items()},
             "sources": [{"file": str(path), "encoding": encoding} for path, encoding, *_ in corpus.parts],
         }
         if suffix:
-            counts = " ".join(map(str, splits["train"].counts))  # what the unigram entropy of all shards needs
+            counts = " ".join(map(str, splits["train"].counts))  # for the unigram entropy of all shards together
             meta |= {"shard": args.shard, "corpus_bytes": corpus.file_bytes, "counts": counts}
         write_json(folder / f"meta{suffix}.json", meta, indent=1)
-        remove_other_divisions(folder, shard[1])
-        missing = missing_shards(folder, shard[1])
+        remove_other_divisions(folder, n)
+        missing = missing_shards(folder, n)
 
     for name in splits:
         part = meta[name]

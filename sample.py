@@ -10,43 +10,60 @@ Prints  the prompt and its continuation as it is generated
 In a notebook:  from sample import load; print(load("out/tiny").generate("你好", max_new_tokens=50))
 """
 
-from errors import UserError, reports_errors
-
 import inspect
 import sys
 
-from config import ArgumentParser
-from device import pick_device
-from files import BEST, LATEST, find_run, is_number, load_checkpoint
-from model import GPT, TextStream, from_checkpoint
+import torch
+
+from lib.checkpoint import load_checkpoint, one_line_if_damaged
+from lib.device import pick_device
+from lib.errors import ArgumentParser, UserError, in_range, reports_errors
+from lib.runs import BEST, LATEST, find_run
+from lib.storage import is_number
+from lib.text import TextDecoder, TextModel
+from lib.tokenizer import parse_tokenizer
+from model import GPT
 
 LONGEST_PROMPT = 1 << 20  # characters
 
 
-def load(run="", last=False, device="auto"):
-    """The model of a run, ready to generate, with its tokenizer.
+def load(run="", last=False, device="auto") -> TextModel:
+    """The model of a run, ready to generate: `load("out/tiny").generate("你好", max_new_tokens=50)`.
 
     run: a folder, a checkpoint, or a name under out/; "" for the most recent run.
     last: take the latest weights instead of those with the best validation loss.
     """
+    text_model, path, checkpoint = load_run(run, last, device)
+    val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if is_number(checkpoint.get("val_loss")) else ""
+    print(f"{path}: step {checkpoint['step']:,}{val_loss}", file=sys.stderr)
+    return text_model
+
+
+def load_run(run="", last=False, device="auto"):
+    """(the model of a run, the path of its checkpoint, the checkpoint). See `load`. Raises UserError."""
     device = pick_device(device)
     path = find_run(run, *((LATEST,) if last else (BEST, LATEST)))
     checkpoint = load_checkpoint(path)
-    model = from_checkpoint(checkpoint, path)
-    val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if is_number(checkpoint.get("val_loss")) else ""
-    print(f"{path}: step {checkpoint['step']:,}{val_loss}", file=sys.stderr)
-    return model.eval().to(device)
+    tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
+    config, weights = checkpoint["config"], checkpoint["model"]
+    with one_line_if_damaged(path):
+        n_rows = len(weights["embedding.weight"])
+        with torch.device("meta"):  # It takes no memory: a damaged config may ask for terabytes.
+            GPT(config, n_rows).load_state_dict(weights, assign=True)
+        model = GPT(config, n_rows)
+        model.load_state_dict(weights)
+    return TextModel(model.eval().to(device), tokenizer, path), path, checkpoint
 
 
-def print_samples(model, prompt, args):
+def print_samples(text_model, prompt, args):
     """Stream the first sample; the others are generated beside it and follow when it has ended."""
-    samples = [TextStream(model.token_bytes) for _ in range(args.num_samples)]
+    samples = [TextDecoder(text_model.token_bytes) for _ in range(args.num_samples)]
     going = [True] * args.num_samples
-    idx = model.encode(prompt).repeat(args.num_samples, 1)
+    idx = text_model.encode(prompt).repeat(args.num_samples, 1)
     print(prompt, end="", flush=True)
-    for tokens in model.stream(idx, args.max_new_tokens, **args.sampling):
+    for tokens in text_model.model.stream(idx, args.max_new_tokens, **args.sampling):
         for i, token in enumerate(tokens.tolist()):
-            if token == model.eos and not args.ignore_eos:
+            if token == text_model.eos and not args.ignore_eos:
                 going[i] = False
             if going[i]:
                 text = samples[i].add(token)
@@ -65,7 +82,7 @@ def read_prompt(args):
         return args.prompt
     if args.prompt_file is None and sys.stdin and sys.stdin.isatty():
         return None
-    # Bytes that are not UTF-8 become half characters, which GPT.encode refuses.
+    # Bytes that are not UTF-8 become half characters, which TextModel.encode refuses.
     if args.prompt_file is not None:
         with open(args.prompt_file, encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read(LONGEST_PROMPT + 1)
@@ -77,45 +94,30 @@ def read_prompt(args):
 
 
 def parse_args(argv):
-    default = {name: p.default for name, p in inspect.signature(GPT.stream).parameters.items()}
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="", help="a name under out/, a folder or a checkpoint [the most recent]")
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
     parser.add_argument("--prompt", help="the text to continue; an empty one starts a new document")
-    parser.add_argument(
-        "--prompt_file", metavar="FILE", help="read the prompt from a UTF-8 file, without its last line end"
-    )
-    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="continuations [1]")
-    parser.add_argument("--max_new_tokens", type=int, default=200, metavar="N", help="length of each at most [200]")
+    parser.add_argument("--prompt_file", metavar="FILE", help="a UTF-8 file to continue, without its last line end")
+    count = {"metavar": "N", "type": in_range(int, 1)}
+    parser.add_argument("--num_samples", default=1, help="continuations [1]", **count)
+    count["type"] = in_range(int, 0)
+    parser.add_argument("--max_new_tokens", default=200, help="length of each at most [200]", **count)
     parser.add_argument("--ignore_eos", action="store_true", help="go on where a document would end")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    default = inspect.signature(GPT.stream).parameters
     sampling = {
-        "temperature": "0 takes the most likely token; higher is more varied",
-        "top_k": "keep only the k most likely tokens (0: all)",
-        "top_p": "keep the fewest tokens that reach this probability together",
-        "min_p": "keep tokens at least this fraction as likely as the most likely one",
-        "repetition_penalty": "above 1, tokens already there become less likely",
-        "seed": "the same seed, the same samples",
+        "temperature": (in_range(float, 0), "0 takes the most likely token; higher is more varied"),
+        "top_k": (in_range(int, 0), "keep only the k most likely tokens (0: all)"),
+        "top_p": (in_range(float, 1e-9, 1), "keep the fewest tokens that reach this probability together"),
+        "min_p": (in_range(float, 0, 1), "keep tokens at least this fraction as likely as the most likely one"),
+        "repetition_penalty": (in_range(float, 1e-9), "above 1, tokens already there become less likely"),
+        "seed": (in_range(int, 0, 2**63 - 1), "the same seed, the same samples"),
     }
-    for name, text in sampling.items():
-        kind = int if name in ("top_k", "seed") else float
-        parser.add_argument(
-            f"--{name}", type=kind, default=default[name], metavar="X", help=f"{text} [{default[name]}]"
-        )
+    for name, (kind, text) in sampling.items():
+        value = default[name].default
+        parser.add_argument(f"--{name}", type=kind, default=value, metavar="X", help=f"{text} [{value}]")
     args = parser.parse_args(argv)
-    for wrong, message in (
-        (args.num_samples < 1, "num_samples must be at least 1"),
-        ("\0" in (args.prompt_file or ""), "prompt_file is not the name of a file"),
-        (args.max_new_tokens < 0, "max_new_tokens must not be negative"),
-        (not 0 <= args.temperature < float("inf"), "temperature must not be negative"),
-        (args.top_k < 0, "top_k must not be negative (0 keeps all tokens)"),
-        (not 0 < args.top_p <= 1, "top_p must be above 0 and at most 1 (1 keeps all tokens)"),
-        (not 0 <= args.min_p <= 1, "min_p must be between 0 and 1"),
-        (not 0 < args.repetition_penalty < float("inf"), "repetition_penalty must be above 0 (1 changes nothing)"),
-        (args.seed is not None and not 0 <= args.seed < 2**63, "seed must be between 0 and 2^63"),
-    ):
-        if wrong:
-            raise UserError(message)
     args.sampling = {name: getattr(args, name) for name in sampling}
     return args
 
@@ -124,9 +126,9 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     prompt = read_prompt(args)
-    model = load(args.run, args.last, args.device)
+    text_model = load(args.run, args.last, args.device)
     if prompt is not None:
-        print_samples(model, prompt, args)
+        print_samples(text_model, prompt, args)
         return
     print("type a text to continue; Ctrl-D (on Windows Ctrl-Z, Enter) ends", file=sys.stderr)
     while True:
@@ -136,7 +138,7 @@ def main(argv=None):
             print()
             return
         try:
-            print_samples(model, prompt, args)
+            print_samples(text_model, prompt, args)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
 

@@ -6,8 +6,6 @@ Reads   data/<dataset>/corpus.* (or --corpus)
 Writes  data/<dataset>/bpe<vocab_size>/tokenizer.json, and vocab.json and merges.txt for other tools
 """
 
-from errors import UserError, reports_errors
-
 import contextlib
 import json
 import random
@@ -18,9 +16,11 @@ import time
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from config import ArgumentParser, load_config
-from corpus import Corpus
-from files import SPECIAL_TOKENS, atomic_write, only_writer, parse_tokenizer, token_bytes
+from config import load_config
+from lib.corpus import Corpus
+from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.storage import atomic_write, flush_to_disk, lock_folder
+from lib.tokenizer import SPECIAL_TOKENS, is_chinese, parse_tokenizer, readable, token_bytes
 
 SAMPLE_BYTES = 8_000_000  # enough, see docs/EXPERIMENTS.md
 HELD_OUT_CHARACTERS = 500_000
@@ -63,7 +63,7 @@ def sample_corpus(corpus):
 
 
 def learn(tokenizer, sample, config):
-    """Train the tokenizer, in a thread: the library is deaf to Ctrl-C, but who waits for it is not."""
+    """Train the tokenizer, in a thread: the library ignores Ctrl-C, and the main thread can still hear it."""
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
@@ -96,19 +96,7 @@ def save(tokenizer, folder):
         for name, content in (("tokenizer.json", text), ("merges.txt", merges), ("vocab.json", vocab)):
             file = stack.enter_context(atomic_write(folder / name, "w"))
             file.write(content)
-            file.flush()
-
-
-def readable(piece) -> str:
-    """A token as text, or as bytes if it is only a part of a character."""
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return f"<0x{piece.hex()}>"
-
-
-def is_chinese(text) -> bool:
-    return bool(text) and all("\u4e00" <= c <= "\u9fff" for c in text)
+            flush_to_disk(file)
 
 
 def count_tokens(tokenizer, texts) -> int:
@@ -160,7 +148,7 @@ def main(argv=None):
         raise UserError(f"init_from: {config.init_from} brings its own tokenizer; go on with prepare.py")
     corpus = Corpus(config)
     corpus.describe()
-    with only_writer(config.tokens_dir):
+    with lock_folder(config.tokens_dir):
         sample, held_out = sample_corpus(corpus)
         size = sum(len(text.encode()) for text in sample)
         print(f"training on a sample of {size / 1e6:.1f} MB of the training split, vocab_size {config.vocab_size:,}")
@@ -172,7 +160,7 @@ def main(argv=None):
         save(tokenizer, config.tokens_dir)
     print(f"\nsaved {config.tokens_dir / 'tokenizer.json'} in {time.time() - start:.0f} s")
     print(f"next: python prepare.py {shlex.join(args.argv)}")
-    print(f"      python report.py --tokenizer {shlex.join(args.argv)}")
+    print(f"      python -m tools.report --tokenizer {shlex.join(args.argv)}")
 
 
 if __name__ == "__main__":

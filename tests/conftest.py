@@ -1,7 +1,5 @@
 """Each test works in a folder of its own, with a small real corpus, tokenizer and tokens made by the scripts."""
 
-from errors import UserError
-
 import random
 import shutil
 from pathlib import Path
@@ -14,7 +12,8 @@ import config
 import prepare
 import train
 import train_tokenizer
-from tokens import open_tokens
+from lib.dataset import shard_suffix
+from lib.errors import UserError
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -78,11 +77,16 @@ def make_text(lines, seed=0):
 
 def read_tokens(folder, meta, split):
     """The token ids of a split, all of them."""
-    files = open_tokens(folder, meta, split)
-    ids = np.concatenate([np.fromfile(file, np.dtype(meta["dtype"]).newbyteorder("<")) for file in files])
-    for file in files:
-        file.close()
-    return ids
+    n = len(meta[split]["shards"])
+    paths = [folder / f"{split}{shard_suffix(k, n)}.bin" for k in range(1, n + 1)]
+    return np.concatenate([np.fromfile(path, np.dtype(meta["dtype"]).newbyteorder("<")) for path in paths])
+
+
+def copy_scripts(home):
+    """The scripts and what they import, in another folder, to be started there as real processes."""
+    for path in [*SCRIPTS.glob("*.py"), *(SCRIPTS / name for name in ("config", "lib", "tools"))]:
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, home / path.name)
 
 
 @pytest.fixture(scope="session")
@@ -133,20 +137,22 @@ def run(home, trained):
 @pytest.fixture
 def clone(tmp_path, prepared):
     """The scripts, copied beside a tokenized data/book, to be started as real processes."""
-    for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config", SCRIPTS / "templates"]:
-        copy = shutil.copytree if path.is_dir() else shutil.copy
-        copy(path, tmp_path / path.name)
+    copy_scripts(tmp_path)
     shutil.copytree(prepared / "data", tmp_path / "data")
     return tmp_path
 
 
 @pytest.fixture
 def fails(capsys):
-    """Call a script's main; it must fail with exit code 1 and one line of error, which is returned."""
+    """Call a script's main; it must fail with an exit code and one line of error, which is returned."""
 
-    def call(main, argv):
+    def call(main, argv, code=1):
         capsys.readouterr()
-        assert main(argv) == 1
+        try:
+            found = main(argv)
+        except SystemExit as end:  # argparse ends so
+            found = end.code
+        assert found == code
         *notices, error = capsys.readouterr().err.splitlines()
         assert error.startswith("error: ") and not any("error" in line or "Traceback" in line for line in notices)
         return error
@@ -157,16 +163,16 @@ def fails(capsys):
 @pytest.fixture
 def fails_at(monkeypatch, fails):
     """Call train.main, which fails when it comes to a step: what it saved before is what --resume goes on from."""
-    starts = train.block_starts
+    offsets = train.batch_offsets
 
     def call(wanted, argv):
-        def block_starts(seed, step, *sizes):
+        def batch_offsets(seed, step, *sizes):
             if step == wanted:
                 raise UserError("enough")
-            return starts(seed, step, *sizes)
+            return offsets(seed, step, *sizes)
 
         with monkeypatch.context() as patch:
-            patch.setattr(train, "block_starts", block_starts)
+            patch.setattr(train, "batch_offsets", batch_offsets)
             assert fails(train.main, argv) == "error: enough"
 
     return call

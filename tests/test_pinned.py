@@ -9,15 +9,13 @@ The figures of training depend on the model of the CPU, those of the tokenizer a
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from conftest import TINY, make_text
+from tests.conftest import TINY, copy_scripts, make_text
 
-SCRIPTS = Path(__file__).resolve().parent.parent
 PINNED = Path(__file__).with_name("pinned.json")
 TRAIN = [*TINY, "--prompts=曹操|"]
 RUNS = {
@@ -73,8 +71,7 @@ def start(home, *words, module=()):
 
 
 def export(home, *words):
-    tool = ["export.py"] if (home / "export.py").exists() else ["-m", "tools.export"]
-    return start(home, *tool, *words)
+    return start(home, "-m", "tools.export", *words)
 
 
 def read_run(folder):
@@ -89,9 +86,7 @@ def read_run(folder):
 
 
 def compute(home):
-    for path in [*SCRIPTS.glob("*.py"), *(SCRIPTS / name for name in ("config", "lib", "tools", "templates"))]:
-        if path.exists():
-            (shutil.copytree if path.is_dir() else shutil.copy)(path, home / path.name)
+    copy_scripts(home)
     folder = home / "data" / "book" / "bpe400"
     folder.parent.mkdir(parents=True)
     (folder.parent / "corpus.txt").write_text(make_text(600), encoding="utf-8")

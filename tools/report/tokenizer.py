@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import numpy as np
-from tokenizers import Tokenizer
-
 from corpus import Corpus
 from files import parse_tokenizer, read_tokenizer, token_bytes
+from tokenizers import Tokenizer
+
 from train_tokenizer import is_chinese, learn, new_tokenizer, readable, sample_corpus
 
 KINDS = {  # of text, to see what a tokenizer was made for

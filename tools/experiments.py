@@ -24,10 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from files import write_json
 
 import train
 from config import ROOT, ArgumentParser
-from files import write_json
 
 CORPORA = ("sanguo", "shakespeare", "poetry")
 RESULTS = ROOT / "out" / "experiments.json"

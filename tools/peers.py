@@ -27,13 +27,13 @@ import subprocess
 import tempfile
 import time
 
-import torch
-
 import export
-from config import ROOT, ArgumentParser, load_config
+import torch
 from files import parse_tokenizer, read_tokenizer, write_json
-from model import GPT
 from tokens import read_meta
+
+from config import ROOT, ArgumentParser, load_config
+from model import GPT
 
 N_TOKENS = 200
 STEPS = 40

@@ -1,14 +1,12 @@
 """Take a trained GPT to other tools.
 
-    python export.py                          the most recent run, for Hugging Face transformers
-    python export.py tiny --format=gguf       for llama.cpp, Ollama, LM Studio
-    python export.py tiny --format=gguf --type=q8_0
+    python -m tools.export                          the most recent run, for Hugging Face transformers
+    python -m tools.export tiny --format=gguf       for llama.cpp, Ollama, LM Studio
+    python -m tools.export tiny --format=gguf --type=q8_0
 
 Reads   out/<run>/best.pt (or ckpt.pt, with --last) and loss_log.json
 Writes  out/<run>/hf/ or out/<run>/model.gguf, or what --out names
 """
-
-from errors import UserError, reports_errors
 
 import contextlib
 import inspect
@@ -17,15 +15,17 @@ import sys
 import time
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from tokenizers import processors
 
-from config import ArgumentParser
-from files import BEST, LATEST, LOG, atomic_write, find_run, load_checkpoint, only_writer, read_json, write_json
-from loss_log import Run
-from model import GPT, from_checkpoint
-from pretrained import layout
+import plot_loss
+from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.qwen3 import to_qwen3
+from lib.run_log import HINT, Run
+from lib.runs import LOG
+from lib.storage import atomic_write, lock_folder, write_json, write_text
+from model import GPT
+from sample import load_run
 from train_tokenizer import SPLITS
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -38,29 +38,26 @@ QWEN2_SPLIT = (
 PRE_TOKENIZERS = {SPLITS: "deepseek-v3", (QWEN2_SPLIT,): "qwen2"}
 
 
-def qwen3_tensors(model) -> dict:
-    """The weights under the names that Qwen3ForCausalLM has for them, (rows, columns), float32."""
-    state, tensors = model.state_dict(), {}
-    for name, parts in layout(model.config, model.embedding.num_embeddings):
-        tensors |= zip(parts, state[name].split(list(parts.values())), strict=True)
-    return tensors
+# --- Hugging Face
 
 
-def write_hf(folder, model, checkpoint, kind, run_dir):
+def write_hf(folder, text_model, checkpoint, kind, run_dir):
     """A folder that AutoModelForCausalLM and AutoTokenizer open, without code of its own.
 
-    It counts as empty from the moment it is begun until config.json, the last file, is there.
+    config.json is written last: until then the folder counts as empty.
     """
+    import safetensors.torch
+
     (folder / "config.json").unlink(missing_ok=True)
-    c, eos = model.config, model.eos
-    pad = model.tokenizer.token_to_id("<pad>")
-    ids = {"bos_token_id": model.bos, "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
-    tokens = {key.removesuffix("_id"): model.tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
-    tensors = {name: tensor.to(TYPES[kind]).contiguous() for name, tensor in qwen3_tensors(model).items()}
+    model, tokenizer, c = text_model.model, text_model.tokenizer, text_model.model.config
+    pad = tokenizer.token_to_id("<pad>")
+    ids = {"bos_token_id": text_model.bos, "eos_token_id": text_model.eos}
+    ids["pad_token_id"] = text_model.eos if pad is None else pad
+    tokens = {key.removesuffix("_id"): tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
+    tensors = {name: tensor.to(TYPES[kind]).contiguous() for name, tensor in to_qwen3(model).items()}
     with atomic_write(folder / "model.safetensors") as file:
         file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    with atomic_write(folder / "tokenizer.json", "w") as file:
-        file.write(tokenizer_with_bos(model, checkpoint["tokenizer"]))
+    write_text(folder / "tokenizer.json", tokenizer_with_bos(text_model, checkpoint["tokenizer"]))
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": c.block_size,
@@ -71,7 +68,7 @@ def write_hf(folder, model, checkpoint, kind, run_dir):
     default = inspect.signature(GPT.stream).parameters  # those of sample.py too
     sampling = {name: default[name].default for name in ("temperature", "top_k", "top_p")}
     write_json(folder / "generation_config.json", ids | {"do_sample": True} | sampling, indent=2)
-    write_card(folder, model, checkpoint, run_dir)
+    write_card(folder, text_model, checkpoint, run_dir)
     config = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -96,29 +93,29 @@ def write_hf(folder, model, checkpoint, kind, run_dir):
     write_json(folder / "config.json", config, indent=2)
 
 
-def tokenizer_with_bos(model, text) -> str:
-    """tokenizer.json as other tools need it: it puts <bos> in front by itself, as GPT.encode does."""
-    if model.bos is None or json.loads(text)["post_processor"]:
+def tokenizer_with_bos(text_model, text) -> str:
+    """tokenizer.json as other tools need it: it puts <bos> in front by itself, as TextModel.encode does."""
+    tokenizer = text_model.tokenizer
+    if text_model.bos is None or json.loads(text)["post_processor"]:
         return text
-    bos = model.tokenizer.id_to_token(model.bos)
-    model.tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, model.bos)]
+    bos = tokenizer.id_to_token(text_model.bos)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, text_model.bos)]
     )
-    return model.tokenizer.to_str(pretty=True)
+    return tokenizer.to_str(pretty=True)
 
 
-def write_card(folder, model, checkpoint, run_dir):
+def write_card(folder, text_model, checkpoint, run_dir):
     """README.md, the model card of Hugging Face, with the run's figures and its curve."""
-    c = model.config
-    embedding, rest = model.parameter_counts()
+    c = text_model.model.config
+    embedding, rest = text_model.model.parameter_counts()
     measured = curve = ""
     if (run_dir / LOG).exists():
-        import plot_loss
-
-        measured = measured_rows(run_dir / LOG, checkpoint["step"])
+        run = Run(str(run_dir))
+        measured = measured_rows(run, checkpoint["step"])
         curve = "\n![training and validation loss](loss.png)\n"
         with atomic_write(folder / "loss.png") as file:
-            plot_loss.draw([Run(str(run_dir))], "step").savefig(file, format="png")
+            plot_loss.draw([run], "step").savefig(file, format="png")
     origin = f"begun with `{Path(c.init_from).name}`, and trained on" if c.init_from else "trained from nothing on"
     step_tokens = c.batch_size * c.block_size
     text = f"""---
@@ -135,7 +132,7 @@ A GPT of {embedding + rest:,} parameters, {origin} the corpus `{c.dataset}`.
 | parameters | {embedding:,} embedding, {rest:,} non-embedding |
 | shape | {c.n_layer} layers of width {c.n_embd}, {c.n_head} heads ({c.n_kv_head} key/value) of size {c.head_size} |
 | context | {c.block_size:,} tokens |
-| vocabulary | {model.tokenizer.get_vocab_size():,} tokens, byte-level BPE |
+| vocabulary | {text_model.tokenizer.get_vocab_size():,} tokens, byte-level BPE |
 | training | {checkpoint["step"]:,} steps of {step_tokens:,} tokens, learning rate {c.learning_rate:g} |
 {measured}{curve}
 ```python
@@ -148,57 +145,43 @@ print(generate("你好", max_new_tokens=50)[0]["generated_text"])
 It continues text in the style of its corpus. It is no assistant, and what it says is not to be relied on. What it was
 not trained on it does not know; what stands in its corpus it may repeat word for word.
 """
-    with atomic_write(folder / "README.md", "w") as file:
-        file.write(text)
+    write_text(folder / "README.md", text)
 
 
-def measured_rows(path, step) -> str:
-    """What the log of the run says of the step whose weights are exported."""
-    remedy = "train the run again, or --resume it, to write it anew"
-    log = read_json(path, remedy)
+def measured_rows(run, step) -> str:
+    """What the log of the run says of the step whose weights are exported; nothing if it was not evaluated."""
+    figures = next((r for r in run.records if r["step"] == step and "val_loss" in r), None)
+    if not figures:
+        return ""
     try:
-        figures = next(r for r in log["records"] if r["step"] == step and "val_loss" in r)
-        data = log["data"]["train"] if "data" in log else {}  # not in logs of older versions
+        data = run.header["data"]["train"] if "data" in run.header else {}  # not in logs of older versions
         text = "| training text | {tokens:,} tokens, {documents:,} documents, {characters:,} characters |\n"
         return f"""\
 {text.format(**data) if data else ""}\
 | validation loss | {figures["val_loss"]:.4f} nats per token, PPL {figures["val_ppl"]:.2f} |
 | whatever the tokenizer | {figures["val_bpc"]:.4f} bits per character, {figures["val_bpb"]:.4f} per byte |
-| for comparison | {log["unigram_entropy"]:.4f} nats: knowing only how frequent each token is |
-| trained on | {log["hardware"]["name"]}, {figures["seconds"] / 60:,.1f} minutes |
+| for comparison | {run.unigram_entropy:.4f} nats: knowing only how frequent each token is |
+| trained on | {run.header["hardware"]["name"]}, {figures["seconds"] / 60:,.1f} minutes |
 """
-    except StopIteration:  # stopped between two evaluations
-        return ""
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged; {remedy}") from None
+        raise UserError(f"{run.folder / LOG} is damaged; {HINT}") from None
 
 
-def write_gguf(path, model, checkpoint, kind):
+# --- llama.cpp
+
+
+def write_gguf(path, text_model, checkpoint, kind):
     """One file with weights and tokenizer, for llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
     Vectors stay float32, as do those that llama.cpp converts itself.
     """
     import gguf
 
-    c, tokenizer = model.config, model.tokenizer
-    settings = json.loads(checkpoint["tokenizer"])
+    c, settings = text_model.model.config, json.loads(checkpoint["tokenizer"])
     pre_tokenizer = settings["pre_tokenizer"] or {}
     splits = [s["pattern"].get("Regex") for s in pre_tokenizer.get("pretokenizers", []) if s["type"] == "Split"]
     if tuple(splits) not in PRE_TOKENIZERS:
         raise UserError("llama.cpp does not know the pre-tokenizer of this model; use --format=hf")
-    added = tokenizer.get_added_tokens_decoder()
-    tokens, types = [], []
-    for i in range(model.embedding.num_embeddings):
-        token = tokenizer.id_to_token(i)
-        kind_of_token = gguf.TokenType.NORMAL
-        if token is None:  # a spare row
-            token, kind_of_token = f"[PAD{i}]", gguf.TokenType.UNUSED
-        elif i in added:
-            kind_of_token = gguf.TokenType.CONTROL if added[i].special else gguf.TokenType.USER_DEFINED
-        tokens.append(token)
-        types.append(kind_of_token)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in settings["model"]["merges"]]
-
     with atomic_write(path) as file:
         writer = gguf.GGUFWriter(file.name, "qwen3")
         writer.add_name(c.run)
@@ -216,17 +199,18 @@ def write_gguf(path, model, checkpoint, kind):
         writer.add_layer_norm_rms_eps(c.norm_eps)
         writer.add_tokenizer_model("gpt2")  # byte-level BPE
         writer.add_tokenizer_pre(PRE_TOKENIZERS[tuple(splits)])
+        tokens, types = gguf_tokens(text_model, gguf.TokenType)
         writer.add_token_list(tokens)
         writer.add_token_types(types)
-        writer.add_token_merges(merges)
-        writer.add_add_bos_token(model.bos is not None)
-        if model.bos is not None:
-            writer.add_bos_token_id(model.bos)
-        writer.add_eos_token_id(model.eos)
+        writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in settings["model"]["merges"]])
+        writer.add_add_bos_token(text_model.bos is not None)
+        if text_model.bos is not None:
+            writer.add_bos_token_id(text_model.bos)
+        writer.add_eos_token_id(text_model.eos)
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, c.n_layer)
-        for name, tensor in qwen3_tensors(model).items():
+        for name, tensor in to_qwen3(text_model.model).items():
             wanted = kind if tensor.dim() == 2 else "f32"
-            if wanted == "q8_0" and tensor.size(1) % 32:  # it quantizes 32 neighbours together
+            if wanted == "q8_0" and tensor.size(1) % 32:  # It quantizes 32 neighbours together.
                 wanted = "f16"
             wanted = gguf.GGMLQuantizationType[wanted.upper()]
             data = gguf.quants.quantize(tensor.numpy(), wanted)
@@ -235,6 +219,16 @@ def write_gguf(path, model, checkpoint, kind):
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+
+def gguf_tokens(text_model, types):
+    """(the name of each token, its type), one of each for every row of the embedding."""
+    tokenizer, added = text_model.tokenizer, text_model.tokenizer.get_added_tokens_decoder()
+    names = [tokenizer.id_to_token(i) for i in range(text_model.model.embedding.num_embeddings)]
+    kinds = [types.UNUSED if name is None else types.NORMAL for name in names]  # Some rows are spare.
+    for i, token in added.items():
+        kinds[i] = types.CONTROL if token.special else types.USER_DEFINED
+    return [f"[PAD{i}]" if name is None else name for i, name in enumerate(names)], kinds
 
 
 @reports_errors
@@ -247,21 +241,19 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, metavar="PATH", help="the folder (hf) or file (gguf) to write")
     args = parser.parse_args(argv)
     start = time.perf_counter()
-    source = find_run(args.run, *((LATEST,) if args.last else (BEST, LATEST)))
-    checkpoint = load_checkpoint(source)
-    model = from_checkpoint(checkpoint, source)
+    text_model, source, checkpoint = load_run(args.run, args.last, "cpu")
     out = args.out or source.parent / ("hf" if args.format == "hf" else "model.gguf")
     if args.format == "hf" and args.type == "q8_0":
         raise UserError("--type=q8_0 is for --format=gguf; hf takes f32, f16 or bf16")
     if out.is_dir() if args.format == "gguf" else out.is_file():
         raise UserError(f"--out={out}: {args.format} is written to a {'file' if args.format == 'gguf' else 'folder'}")
-    # Where train.py may be writing too. Not elsewhere: what looks half-written there may be somebody's.
+    # train.py may be writing into the folder of the run.
     is_run = out.parent == source.parent and (out.parent / ".lock").exists()
-    with only_writer(out.parent) if is_run else contextlib.nullcontext():
+    with lock_folder(out.parent) if is_run else contextlib.nullcontext():
         if args.format == "hf":
-            write_hf(out, model, checkpoint, args.type, source.parent)
+            write_hf(out, text_model, checkpoint, args.type, source.parent)
         else:
-            write_gguf(out, model, checkpoint, args.type)
+            write_gguf(out, text_model, checkpoint, args.type)
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
     print(f"{source}: step {checkpoint['step']:,}")

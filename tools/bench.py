@@ -22,16 +22,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-import prepare
-import train_tokenizer
 from batches import Tokens, block_starts
-from config import ArgumentParser, load_config
 from corpus import Corpus
 from device import device_name, peak_memory, pick_arithmetic, pick_device, set_up
 from files import parse_tokenizer, read_tokenizer, save_checkpoint, write_json
-from model import GPT
 from tokens import read_meta
+
+import prepare
+import train_tokenizer
+from config import ArgumentParser, load_config
+from model import GPT
 from train import (
     Evaluation,
     Stop,

@@ -1,11 +1,11 @@
 """Reads the text of a corpus piece by piece, so that memory stays flat however large it is."""
 
-from errors import UserError
-
 import codecs
 import io
 import json
 from pathlib import Path
+
+from lib.errors import UserError
 
 PIECE = 1 << 16  # characters read at a time
 LONGEST_LINE = 1 << 16  # that is kept whole

@@ -1,15 +1,20 @@
-"""What training can begin with instead of nothing: a published Qwen3 model, or an earlier run.
+"""The published form of our model, Qwen3: its names and shapes, read from a Hugging Face folder, and both ways.
 
-A Hugging Face folder holds config.json, tokenizer.json and *.safetensors. Nothing in it is executed.
+A folder holds config.json, tokenizer.json and *.safetensors. Nothing in it is executed. Training can begin with such
+a model, or with an earlier run, instead of from nothing (init_from).
 """
 
-from errors import UserError
-
+import dataclasses
 from pathlib import Path
 
-from files import BEST, LATEST, check_tensors, find_run, load_checkpoint, read_json, read_text
+import torch
 
-REMEDY = "is the download complete?"
+from lib.checkpoint import load_checkpoint, one_line_if_damaged
+from lib.errors import UserError
+from lib.runs import BEST, LATEST, find_run
+from lib.storage import read_json, read_text
+
+HINT = "is the download complete?"
 
 
 def layout(config, vocab_size):
@@ -39,6 +44,17 @@ def layout(config, vocab_size):
         yield "lm_head.weight", {"lm_head.weight": vocab_size}
 
 
+def to_qwen3(model) -> dict:
+    """The weights under the names that Qwen3ForCausalLM has for them, (rows, columns), float32."""
+    state, tensors = model.state_dict(), {}
+    for name, parts in layout(model.config, model.embedding.num_embeddings):
+        tensors |= zip(parts, state[name].split(list(parts.values())), strict=True)
+    return tensors
+
+
+# --- init_from: what training can begin with
+
+
 def find(init_from) -> Path:
     """The folder of a Hugging Face model, or the checkpoint of a run. Raises UserError."""
     folder = Path(init_from)
@@ -50,25 +66,46 @@ def find(init_from) -> Path:
         raise UserError(f"init_from: {error} (nor is it a folder with the config.json of a Qwen3 model)") from None
 
 
+def with_shape_of_init(config, given):
+    """The config with the shape and the special tokens of the model in init_from; as it is if there is none.
+
+    given: {key: where the user has set it}. Raises UserError if the user has asked for another shape.
+    """
+    if not config.init_from:
+        return config
+    settings = read_settings(config.init_from)
+    for key, value in settings.items():
+        wanted = getattr(config, key)
+        if key in given and key.endswith("_token"):
+            settings[key] = wanted
+        elif key in given and key != "vocab_size" and wanted != value:
+            raise UserError(f"{given[key]}: {wanted}, but {config.init_from} has {value}; leave it out")
+    try:
+        return dataclasses.replace(config, **settings)
+    except ValueError as error:
+        raise UserError(f"init_from={config.init_from}: {': '.join(map(str, error.args))}") from None
+
+
 def read_settings(init_from) -> dict:
     """The keys of Config that the model decides: its shape and its special tokens."""
     path = find(init_from)
     if path.is_dir():
-        theirs = read_json(path / "config.json", REMEDY)
-        return _qwen3_shape(theirs, path / "config.json") | _qwen3_special_tokens(theirs, path)
+        theirs = read_json(path / "config.json", HINT)
+        return _shape(theirs, path / "config.json") | _special_tokens(theirs, path)
     checkpoint = load_checkpoint(path)
     c = checkpoint["config"]
     keys = ("n_layer", "n_head", "n_kv_head", "n_embd", "rope_theta", "norm_eps", "tie_embeddings")
     settings = {key: getattr(c, key) for key in (*keys, "bos_token", "eos_token")}
-    rows = len(checkpoint["model"]["embedding.weight"])
+    with one_line_if_damaged(path):
+        rows = len(checkpoint["model"]["embedding.weight"])
     return settings | {"head_dim": c.head_size, "intermediate_size": c.ffn_size, "vocab_size": rows}
 
 
-def _qwen3_shape(theirs, path) -> dict:
+def _shape(theirs, path) -> dict:
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # of transformers 5, and before
     kinds = theirs.get("layer_types") or ["full_attention"]
     if not isinstance(rope, dict) or not isinstance(kinds, list):
-        raise UserError(f"{path} is damaged (rope_parameters or layer_types); {REMEDY}")
+        raise UserError(f"{path} is damaged (rope_parameters or layer_types); {HINT}")
     for field, value, supported in (
         ("model_type", theirs.get("model_type"), "qwen3"),
         ("hidden_act", theirs.get("hidden_act", "silu"), "silu"),
@@ -93,22 +130,25 @@ def _qwen3_shape(theirs, path) -> dict:
     }
     missing = [name for name in keys.values() if name not in theirs]
     if missing:
-        raise UserError(f"{path}: {missing[0]} is missing; {REMEDY}")
+        raise UserError(f"{path}: {missing[0]} is missing; {HINT}")
     # What a file leaves out has these values in transformers.
-    return {ours: theirs[name] for ours, name in keys.items()} | {
+    shape = {ours: theirs[name] for ours, name in keys.items()} | {
         "head_dim": theirs.get("head_dim", 128),
         "rope_theta": rope.get("rope_theta", theirs.get("rope_theta", 10000.0)),
         "norm_eps": theirs.get("rms_norm_eps", 1e-6),
         "tie_embeddings": theirs.get("tie_word_embeddings", False),
     }
+    for key in ("rope_theta", "norm_eps"):
+        if type(shape[key]) is int:  # JSON may write 10000 for 10000.0.
+            shape[key] = float(shape[key])
+    return shape
 
 
-def _qwen3_special_tokens(theirs, folder) -> dict:
+def _special_tokens(theirs, folder) -> dict:
     """bos_token: what the tokenizer puts in front of a text. eos_token: what ends one."""
     path, named = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    settings = read_json(path, REMEDY)
-    eos = read_json(named, REMEDY).get("eos_token") if named.exists() else None
-    eos_ids = theirs.get("eos_token_id")
+    settings = read_json(path, HINT)
+    eos = read_json(named, HINT).get("eos_token") if named.exists() else None
     try:
         if isinstance(eos, dict):
             eos = eos["content"]
@@ -116,10 +156,11 @@ def _qwen3_special_tokens(theirs, folder) -> dict:
         templates = [p for p in processor.get("processors", [processor]) if p.get("type") == "TemplateProcessing"]
         bos = templates[0]["single"][0].get("SpecialToken", {}).get("id", "") if templates else ""
         if not eos:
-            ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+            ids = theirs.get("eos_token_id")
+            ids = ids if isinstance(ids, list) else [ids]
             eos = next((token["content"] for token in settings["added_tokens"] if token["id"] in ids), "")
     except (KeyError, TypeError, AttributeError, IndexError):
-        raise UserError(f"{path} is damaged (its post_processor or added_tokens); {REMEDY}") from None
+        raise UserError(f"{path} is damaged (its post_processor or added_tokens); {HINT}") from None
     return {"bos_token": bos, "eos_token": eos}
 
 
@@ -127,19 +168,22 @@ def read_tokenizer(init_from) -> str:
     """The text of its tokenizer.json."""
     path = find(init_from)
     if path.is_dir():
-        return read_text(path / "tokenizer.json", REMEDY)
+        return read_text(path / "tokenizer.json", HINT)
     return load_checkpoint(path)["tokenizer"]
 
 
-def load_weights(init_from, model):
-    """Copy its weights, of whatever type, into the float32 ones of a GPT of its shape. Raises UserError."""
-    import torch
+def load_weights(init_from, model, tokenizer_json):
+    """Copy its weights, of whatever type, into the float32 ones of a GPT of its shape. Raises UserError.
 
+    tokenizer_json: of the tokens that are trained on, which must be its own.
+    """
     path = find(init_from)
+    if read_tokenizer(init_from) != tokenizer_json:
+        raise UserError(f"the tokens were made with another tokenizer than {init_from} has; run prepare.py again")
     if not path.is_dir():
         weights = load_checkpoint(path)["model"]
-        check_tensors(weights, model.state_dict(), path)
-        model.load_state_dict(weights)
+        with one_line_if_damaged(path):
+            model.load_state_dict(weights)
         return
     tensors = _open_tensors(path)
     state = model.state_dict()
@@ -147,16 +191,14 @@ def load_weights(init_from, model):
         pieces = []
         for name, rows in parts.items():
             if name not in tensors:
-                raise UserError(f"{path}: {name} is missing from the weights; {REMEDY}")
+                raise UserError(f"{path}: {name} is missing from the weights; {HINT}")
             piece = tensors.pop(name).get_tensor(name)
             if piece.shape != (rows, *state[ours].shape[1:]) or not piece.is_floating_point():
                 shape = " x ".join(map(str, (rows, *state[ours].shape[1:])))
                 raise UserError(f"{path}: {name} is {list(piece.shape)} {piece.dtype}, config.json asks for {shape}")
             pieces.append(piece)
         state[ours].copy_(torch.cat(pieces))
-        if not state[ours].isfinite().all():
-            raise UserError(f"{path}: {ours} holds numbers that are not finite")
-    tensors.pop("lm_head.weight", None)  # some write a tied one too
+    tensors.pop("lm_head.weight", None)  # Some write a tied one too.
     if tensors:
         raise UserError(f"{path}: {min(tensors)} has no place in a dense Qwen3 model")
 
@@ -168,16 +210,16 @@ def _open_tensors(folder) -> dict:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        weight_map = read_json(index, REMEDY).get("weight_map")
+        weight_map = read_json(index, HINT).get("weight_map")
         names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else [""]
     tensors = {}
     for name in names:
         path = folder / name
         if Path(name).name != name or not path.is_file():
-            raise UserError(f"{path} does not exist (weights are read from *.safetensors only); {REMEDY}")
+            raise UserError(f"{path} does not exist (weights are read from *.safetensors only); {HINT}")
         try:
             file = safe_open(path, "pt")
         except SafetensorError as error:
-            raise UserError(f"{path} is damaged ({error}); {REMEDY}") from None
+            raise UserError(f"{path} is damaged ({error}); {HINT}") from None
         tensors |= dict.fromkeys(file.keys(), file)
     return tensors

@@ -15,22 +15,22 @@ import sys
 import time
 from pathlib import Path
 
+import judge
 import numpy as np
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.ticker import MaxNLocator
-
-import judge
 from batches import Tokens
-from config import ArgumentParser, load_config
 from device import pick_arithmetic, pick_device, set_up
 from files import BEST, LATEST, atomic_write, find_run, load_checkpoint, read_tokenizer
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from loss_log import Run, smooth
-from model import from_checkpoint
+from matplotlib.ticker import MaxNLocator
 from plan import format_number, format_time
 from tokens import read_meta
-from train import Evaluation, token_lengths
 from vocabulary import examine_tokenizer
+
+from config import ArgumentParser, load_config
+from model import from_checkpoint
+from train import Evaluation, token_lengths
 
 LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
 ARITHMETIC = 8e12  # operations for the losses: half a minute on two cores

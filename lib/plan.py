@@ -1,18 +1,14 @@
 """What a run will take and what that means, said before it starts: parameters, text, memory, time."""
 
-from errors import free_memory
-
 import math
+import statistics
+import time
 
 import torch
 
-from device import device_name, peak_memory
-
-
-def format_time(seconds) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+from lib import distributed
+from lib.device import device_name, free_memory, peak_memory
+from lib.run_log import format_time
 
 
 def format_number(x) -> str:
@@ -35,26 +31,27 @@ def parts_of(model) -> dict:
     return {kind: count for kind, count in counts.items() if count}
 
 
-class Memory:
-    """The bytes that training needs, by the number of sequences in a forward pass.
+class MemoryEstimate:
+    """The bytes that training needs: `fixed`, and `sequence` for each sequence in a forward pass.
 
-    What one sequence leaves for the backward pass is counted, and more of them leave as much each. Besides: weights,
-    gradients and the averages of the optimizers; and six times the logits in float32, as was seen on a CPU while their
-    loss and its gradient are computed. A GPU, or a compiled model, may take less.
+    Fixed are the weights, their gradients and the averages of the optimizers. What one sequence leaves for the backward
+    pass is counted, and more of them leave as much each. Six times the logits in float32 are added: that was seen on a
+    CPU while their loss and its gradient are computed. A GPU, or a compiled model, may take less.
     """
 
-    def __init__(self, model, optimizers, dtype, autocast):
-        self.parameters = 0
+    def __init__(self, model, optimizers, precision):
+        n_parameters = sum(model.parameter_counts())
+        self.fixed = 0
         for optimizer in optimizers:
             numbers = 3 if isinstance(optimizer, torch.optim.Muon) else 4  # of 4 bytes for each parameter
-            self.parameters += 4 * numbers * sum(p.numel() for g in optimizer.param_groups for p in g["params"])
-        copies = 0 if dtype == torch.float32 else 2 * sum(model.parameter_counts())  # autocast keeps them as well
+            self.fixed += 4 * numbers * sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+        copies = 0 if precision.dtype == torch.float32 else 2 * n_parameters  # Autocast keeps them as well.
         logits = 4 * model.config.block_size * model.embedding.num_embeddings
-        self.sequence = saved_bytes(model, autocast) - copies + 6 * logits
-        self.parameters += copies
+        self.sequence = saved_bytes(model, precision.autocast) - copies + 6 * logits
+        self.fixed += copies
 
     def needed(self, sequences) -> int:
-        return self.parameters + sequences * self.sequence
+        return self.fixed + sequences * self.sequence
 
 
 def saved_bytes(model, autocast) -> int:
@@ -75,11 +72,8 @@ def saved_bytes(model, autocast) -> int:
     return sum(saved.values())
 
 
-def print_plan(config, meta, model, memory, share, micro_size, device, how) -> bool:
-    """The first lines of a run. Returns whether it seems to fit the memory.
-
-    share, micro_size: the sequences of this device in a step, and in a forward pass.
-    """
+def print_plan(config, meta, model, device, how):
+    """The first lines of a run. how: precision, compiled or not, processes."""
     n_parameters = sum(model.parameter_counts())
     step_tokens = config.batch_size * config.block_size
     tokens = config.max_steps * step_tokens
@@ -102,7 +96,6 @@ def print_plan(config, meta, model, memory, share, micro_size, device, how) -> b
     )
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
-    return print_memory(config, memory, share, micro_size, device)
 
 
 def meaning(epochs, ratio) -> list[str]:
@@ -125,26 +118,24 @@ def meaning(epochs, ratio) -> list[str]:
     return [*lines, f"{n} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
 
 
-def print_memory(config, memory, share, micro_size, device) -> bool:
-    """How much is needed and, if there is less, what to change."""
-    needed, free = memory.needed(micro_size), free_memory()
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+def print_memory(config, estimate, device) -> bool:
+    """How much memory is needed and, if there is less, what to change. Returns whether it seems to fit."""
+    local, micro = distributed.local_batch_size(config)
+    needed, free = estimate.needed(micro), free_memory(device)
     print(
-        f"memory      about {format_bytes(needed)}: {format_bytes(memory.parameters)} for the parameters,"
-        f" {micro_size} times {format_bytes(memory.sequence)} for a sequence"
+        f"memory      about {format_bytes(needed)}: {format_bytes(estimate.fixed)} for the parameters,"
+        f" {micro} times {format_bytes(estimate.sequence)} for a sequence"
         + (f"; {format_bytes(free)} are free" if free else "")
     )
     if not free or needed < free:
         return True
-    room = 0.9 * free  # of which all can be used is not known
-    most = min(int((room - memory.parameters) // memory.sequence), micro_size - 1)
-    fits = next((n for n in range(most, 0, -1) if share % n == 0), None)
+    room = 0.9 * free  # A part of what is free may be in use by the time that it is needed.
+    fits = next((n for n in range(micro - 1, 0, -1) if local % n == 0 and estimate.needed(n) < room), 0)
     block_size = config.block_size
-    while block_size > 2 and memory.parameters + memory.sequence * block_size / config.block_size > room:
+    while block_size > 2 and estimate.fixed + estimate.sequence * block_size / config.block_size > room:
         block_size //= 2
     if fits:
-        advice = f"--micro_batch_size={fits} takes {format_bytes(memory.needed(fits))} and trains the same model"
+        advice = f"--micro_batch_size={fits} takes {format_bytes(estimate.needed(fits))} and trains the same model"
     elif block_size > 2:
         advice = f"--micro_batch_size=1 --block_size={block_size} would"
     else:
@@ -153,14 +144,22 @@ def print_memory(config, memory, share, micro_size, device) -> bool:
     return False
 
 
-def print_measured(config, steps, step_seconds, eval_tokens, device):
-    """The last lines of --plan: the time that the steps to come will take, by those that were made.
+def measure(train_step, config, eval_tokens, device):
+    """Make a few training steps and print what the run will take.
 
-    An evaluation is counted as a third of the time that as many tokens take in training: it has no backward pass.
+    train_step: of train.py, but for the number of the step. An evaluation is counted as a third of the time that as
+    many tokens take in training, since it has no backward pass.
     """
+    times = []
+    while len(times) < config.max_steps and (len(times) < 5 or distributed.all_reduce(sum(times), "max") < 5):
+        start = time.perf_counter()
+        loss, _ = train_step(step=len(times))
+        loss.item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    step_seconds = statistics.median(times[2:] or times)
     step_tokens = config.batch_size * config.block_size
     eval_seconds = step_seconds * eval_tokens / step_tokens / 3
-    total = steps * step_seconds + (steps // config.eval_interval + 1) * eval_seconds
+    total = config.max_steps * step_seconds + (config.max_steps // config.eval_interval + 1) * eval_seconds
     print(
         f"time        {1000 * step_seconds:,.1f} ms a step, {step_tokens / step_seconds:,.0f} tokens a second;"
         f" about {format_time(total)} to the end"
@@ -169,4 +168,5 @@ def print_measured(config, steps, step_seconds, eval_tokens, device):
     if peak:
         print(f"memory      {format_bytes(peak)} used at most, {whose}")
     if total > 7200:
-        print(f"            in an hour this machine does --max_steps={3600 * steps / total:.0f}, or a smaller model")
+        steps = 3600 * config.max_steps / total
+        print(f"            in an hour this machine does --max_steps={steps:.0f}, or a smaller model")

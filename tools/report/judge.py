@@ -9,7 +9,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from plan import format_number
 
 NGRAMS = (4, 8, 16)  # characters

@@ -1,0 +1,122 @@
+"""What prepare.py leaves for train.py: token ids, one .bin file of a split or many shards, and meta.json."""
+
+import contextlib
+import re
+
+import numpy as np
+
+from lib.errors import UserError
+from lib.storage import read_json, sha256
+from lib.tokenizer import read_tokenizer
+
+HINT = "run prepare.py with the same config"
+SUMS = ("tokens", "documents", "characters", "bytes")
+
+
+# --- shards
+
+
+def parse_shard(text) -> tuple[int, int]:
+    """(K, N) of "K/N", the K-th of N shards. ValueError if it is none."""
+    match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text, re.ASCII)
+    if not match or int(match[1]) > int(match[2]):
+        raise ValueError(f"{text!r} is not K/N with 1 <= K <= N <= 9999, such as 3/16")
+    return int(match[1]), int(match[2])
+
+
+def shard_suffix(k, n) -> str:
+    """What the names of the files of a shard have before the dot; nothing if there is one only."""
+    return f"_{k - 1:04}" if n > 1 else ""
+
+
+def missing_shards(folder, n) -> list[str]:
+    return [f"{k}/{n}" for k in range(1, n + 1) if not (folder / f"meta{shard_suffix(k, n)}.json").exists()]
+
+
+def first_few(names) -> str:
+    return ", ".join(names[:8]) + (f", … ({len(names):,} in all)" if len(names) > 8 else "")
+
+
+def remove_other_divisions(folder, n):
+    """Remove the tokens in a folder that are not shards of n."""
+    kept = {shard_suffix(k, n) for k in range(1, n + 1)}
+    for path in folder.iterdir():
+        match = re.fullmatch(r"(?:meta|train|val)(|_\d{4})\.(?:json|bin)", path.name, re.ASCII)
+        if match and (match[1] not in kept or not _is_of(folder / f"meta{match[1]}.json", n)):
+            path.unlink()
+
+
+def _is_of(meta, n):
+    with contextlib.suppress(UserError):
+        return str(read_json(meta, "").get("shard", "1/1")).endswith(f"/{n}")
+    return False
+
+
+# --- meta.json
+
+
+def entropy(counts) -> float:
+    """Nats per token of a model that knows only how frequent each token is. counts: of each token."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def read_meta(folder) -> dict:
+    """What prepare.py says of its tokens, of all shards together, checked against the tokenizer and the .bin files.
+
+    A meta.json is complete by itself. What else is there then, a killed prepare.py had no time to remove.
+    Raises UserError.
+    """
+    whole = folder / "meta.json"
+    paths = [whole] if whole.exists() else sorted(folder.glob("meta_[0-9][0-9][0-9][0-9].json")) or [whole]
+    metas = [_read_one_meta(path) for path in paths]
+    tokenizer = sha256(read_tokenizer(folder))
+    for path, meta in zip(paths, metas, strict=True):
+        if meta["tokenizer_sha256"] != tokenizer:
+            raise UserError(f"{path}: tokenizer.json has changed since the tokens were made; {meta['hint']}")
+        for key in ("shards", "corpus_bytes", "vocab_size", "dtype"):
+            if metas[0].get(key) != meta.get(key):
+                raise UserError(
+                    f"{paths[0]} and {path.name} are not of one preparation ({key}: {metas[0].get(key)} and"
+                    f" {meta.get(key)}); {HINT} for every shard"
+                )
+    n = metas[0]["shards"]
+    if missing := missing_shards(folder, n) if n > 1 else []:
+        raise UserError(f"{folder} lacks {first_few(missing)}; {HINT} and --shard={missing[0]}")
+    total = {key: metas[0][key] for key in ("dtype", "vocab_size", "tokenizer_sha256", "unigram_entropy")}
+    if n > 1:
+        total["unigram_entropy"] = entropy(sum(meta["counts"] for meta in metas))
+    for split in ("train", "val"):
+        parts = [meta[split] for meta in metas]
+        total[split] = {key: sum(part[key] for part in parts) for key in SUMS}
+        total[split]["shards"] = [part["tokens"] for part in parts]
+        total[split]["sha256"] = sha256("".join(part["sha256"] for part in parts)) if n > 1 else parts[0]["sha256"]
+    return total
+
+
+def _read_one_meta(path) -> dict:
+    """The meta file of a shard, whose .bin files have the sizes that it says.
+
+    `shards` is the number of them, `counts` an array, `hint` what to do if its tokens cannot be used.
+    """
+    meta = read_json(path, HINT)
+    try:
+        k, n = parse_shard(meta.get("shard", "1/1"))
+        counts = np.array(meta["counts"].split(), dtype=np.int64) if n > 1 else None
+        numbers = [meta["vocab_size"], *(meta[split][key] for split in ("train", "val") for key in SUMS)]
+        sizes = {split: meta[split]["tokens"] * np.dtype(meta["dtype"]).itemsize for split in ("train", "val")}
+        texts = [meta["tokenizer_sha256"], meta["train"]["sha256"], meta["val"]["sha256"]]
+        sound = all(type(number) is int and number > 0 for number in numbers) and all(type(t) is str for t in texts)
+        sound = sound and meta["dtype"] in ("uint16", "uint32") and 0 <= meta["unigram_entropy"] < 100
+        sound = sound and path.name == f"meta{shard_suffix(k, n)}.json"
+        if not sound or (n > 1 and (len(counts) != meta["vocab_size"] or counts.min() < 0)):
+            raise ValueError
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged (fields are missing or of the wrong type); {HINT}") from None
+    hint = HINT + (f" and --shard={k}/{n}" if n > 1 else "")
+    for split, size in sizes.items():
+        file = path.with_name(f"{split}{shard_suffix(k, n)}.bin")
+        actual = file.stat().st_size if file.is_file() else 0
+        if actual != size:
+            raise UserError(f"{file} has {actual:,} bytes, {path.name} says {size:,}; {hint}")
+    return meta | {"shards": n, "counts": counts, "hint": hint}

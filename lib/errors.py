@@ -1,0 +1,104 @@
+"""The one exception for what a user can mend, and how every script reports it."""
+
+import argparse
+import functools
+import signal
+import sys
+
+
+class UserError(Exception):
+    """Bad input. The text is the whole message: what is wrong, where, and what to do next."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse that says what is wrong in one line; exit code 2, as for any usage error."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return super().parse_known_args(args, namespace)
+        except ValueError:  # argparse loses the value of `--prompt=--`
+            self.error("-- cannot be the value of a flag")
+
+    def error(self, message):
+        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def in_range(kind, low, high=float("inf")):
+    """An argparse type: a number of a kind (int or float) from low to high."""
+
+    def parse(text):
+        value = kind(text)
+        if not low <= value <= high or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse shows it: "invalid number value"
+    return parse
+
+
+def reports_errors(main):
+    """Wrap a script's `main(argv)`: a mistake becomes one line on stderr and exit code 1, no traceback.
+
+    The wrapped function returns the exit code: 0, 1, or 130 after Ctrl-C. SIGTERM exits with 143.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv=None) -> int:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            # Windows consoles and pipes are not UTF-8 by themselves. Notebooks replace the streams.
+            if hasattr(stream, "reconfigure"):
+                errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+                stream.reconfigure(encoding="utf-8", errors=errors)
+        if argv is None:  # A script of its own, not a call from a test or a notebook.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        try:
+            return main(argv) or 0
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # The reader of a pipe (head, less) has seen enough.
+            sys.stdout = None
+            return 0
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            print(f"error: {one_line(message)}", file=sys.stderr)
+            return 1
+
+    return wrapped
+
+
+def explain(error):
+    """The line for an error that a user can mend, None for one that is our own bug."""
+    if isinstance(error, UserError | FloatingPointError):
+        return str(error)
+    if is_out_of_memory(error):
+        return (
+            "out of memory: lower micro_batch_size first (the training stays the same), then block_size,"
+            " n_layer or n_embd; when sampling, lower num_samples"
+        )
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error} (check that the path is right, writable, and its disk not full)"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; python -m pip install {error.name}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "DistError" in kinds or ("RuntimeError" in kinds and "gloo" in str(error).lower()):
+        return "the connection to another process broke off; torchrun says which one has ended, and how"
+    return None
+
+
+def is_out_of_memory(error):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True  # torch's own class, known by its name so that scripts without torch need not import it
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def one_line(text) -> str:
+    """The text with line ends and other control characters, as names and values may hold them, made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -1,0 +1,196 @@
+"""The log of a run, loss_log.json: written while it trains, read by whoever draws or judges it."""
+
+import itertools
+import math
+import shutil
+import sys
+import time
+
+import numpy as np
+
+from lib.errors import UserError, one_line
+from lib.runs import LOG, SAMPLES, find_run
+from lib.storage import is_number, read_json, write_json, write_text
+
+HINT = "train the run again, or --resume it, to write it anew"
+
+
+def format_time(seconds) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class RunLog:
+    """The records of a run, for loss_log.json and TensorBoard, its lines on the terminal, and its clock."""
+
+    def __init__(self, config, header, checkpoint=None, board=False):
+        """checkpoint: what the run goes on from. board: whether TensorBoard gets the records too."""
+        checkpoint = checkpoint or {"records": [], "seconds": 0.0, "step": 0, "best_val_loss": math.inf}
+        self.config, self.header, self.records = config, header, checkpoint["records"]
+        self.best_val_loss = checkpoint["best_val_loss"]
+        self.board = open_board(config.run_dir) if board else None
+        self.interval = config.log_interval or max(1, config.max_steps // 1000)
+        self.step_tokens = config.batch_size * config.block_size
+        self.live = sys.stdout.isatty()
+        if sound(self.records) != self.records:
+            raise UserError(f"{config.run_dir}: the records of its checkpoint are damaged; start another --run")
+        for record in self.records if board else ():
+            self.draw(record["step"], record)
+        now = time.perf_counter()
+        self.began = now - checkpoint["seconds"]  # as if the run had never been interrupted
+        self.first_step, self.first_time = checkpoint["step"], now  # for the time that is left
+        self.last_step, self.last_time, self.last_printed = checkpoint["step"], now, 0.0  # for the speed since then
+
+    @property
+    def seconds(self) -> float:
+        """The time of training so far, evaluations included."""
+        return time.perf_counter() - self.began
+
+    # --- records
+
+    def add(self, step, **values):
+        """Add to the record of a step what is finite: gradients of float16 may not be, and JSON cannot say so."""
+        if not self.records or self.records[-1]["step"] != step:
+            self.records.append({"step": step, "tokens": step * self.step_tokens, "seconds": self.seconds})
+        record = self.records[-1]
+        new = {name: v for name, v in values.items() if name not in record and (name == "samples" or math.isfinite(v))}
+        record |= new
+        if self.board:
+            self.draw(step, new)
+
+    def draw(self, step, values):
+        for name in values.keys() - {"step", "tokens", "seconds", "samples"}:
+            self.board.add_scalar(name, values[name], step)
+        for prompt, text in values.get("samples", {}).items():
+            self.board.add_text(prompt, prompt + text, step)
+
+    def has_evaluation(self, step) -> bool:
+        return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
+
+    def evaluation(self, step, lr, figures, samples):
+        """Log an evaluation. Returns whether its loss is the best so far.
+
+        figures: of evaluate() in train.py. samples: {prompt: its continuation}.
+        """
+        self.add(step, lr=lr, **figures)
+        self.line(
+            f"step {step:,}: validation loss {figures['val_loss']:.4f} nats, PPL {figures['val_ppl']:.2f},"
+            f" {figures['val_bpc']:.4f} bits per character, {figures['val_bpb']:.4f} per byte"
+        )
+        if samples:
+            self.add(step, samples=samples)
+            prompt, text = list(samples.items())[-1]
+            self.line(f"    {one_line((prompt + text)[:40])}")
+        is_best = figures["val_loss"] < self.best_val_loss
+        self.best_val_loss = min(figures["val_loss"], self.best_val_loss)
+        return is_best
+
+    def training(self, step, lr, train_loss, grad_norm):
+        """Log a training step that has been made."""
+        now = time.perf_counter()
+        speed = (step + 1 - self.last_step) * self.step_tokens / (now - self.last_time)
+        self.last_step, self.last_time = step + 1, now
+        self.add(step, lr=lr, train_loss=train_loss, grad_norm=grad_norm, tokens_per_second=speed)
+        left = (self.config.max_steps - step) * (now - self.first_time) / (step + 1 - self.first_step)
+        val_loss = next((r["val_loss"] for r in reversed(self.records) if "val_loss" in r), math.nan)
+        self.progress(  # fits a terminal of 80 columns
+            f"step {step}/{self.config.max_steps} loss {train_loss:.3f} val {val_loss:.3f} lr {lr:.1e}"
+            f" norm {grad_norm:.1f} {speed / 1000:,.1f}k tok/s ETA {format_time(left)}"
+        )
+
+    def saved(self, step):
+        """The speed of training does not count the evaluation and the save that have just ended."""
+        self.last_step, self.last_time = step, time.perf_counter()
+        if step == self.first_step:
+            self.first_time = self.last_time
+
+    def save(self):
+        write_json(self.config.run_dir / LOG, self.header | {"records": self.records})
+        if any("samples" in record for record in self.records):
+            write_samples(self.config.run_dir / SAMPLES, self.records)
+        if self.board:
+            self.board.flush()
+
+    # --- terminal
+
+    def progress(self, line):
+        """A live line on a terminal; in a file, a line every ten seconds."""
+        if self.live:
+            # A line that wraps could not be drawn over.
+            print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+        elif not self.last_printed or time.monotonic() - self.last_printed > 10:
+            print(line, flush=True)
+            self.last_printed = time.monotonic()
+
+    def line(self, line):
+        print(f"\r\033[K{line}" if self.live else line, flush=True)
+
+
+def open_board(run_dir):
+    """A writer for TensorBoard. What it wrote before is in the log too, and is written anew from there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+    return SummaryWriter(run_dir / "tensorboard")
+
+
+def write_samples(path, records):
+    """samples.md: what the model wrote at each evaluation."""
+    parts = ["# What the model wrote\n\nThe same beginnings, continued after more and more training.\n"]
+    for record in records:
+        for i, (prompt, text) in enumerate(record.get("samples", {}).items()):
+            if i == 0:
+                parts.append(f"\n## Step {record['step']:,}, validation loss {record['val_loss']:.4f}\n")
+            # Indented, it stays as it is, whatever it holds.
+            parts.append("\n" + "".join(f"    {line}\n" for line in (prompt + text).split("\n")))
+    write_text(path, "".join(parts))
+
+
+def sound(records) -> list:
+    """The records of a file, without values that are no numbers and samples that are no texts."""
+    kept = []
+    for record in records if isinstance(records, list) else ():
+        if not isinstance(record, dict) or not is_number(record.get("step")):
+            continue
+        samples = record.get("samples", {})
+        is_text = isinstance(samples, dict) and all(type(text) is str for text in itertools.chain(*samples.items()))
+        whole = is_text and "val_loss" in record
+        kept.append({key: v for key, v in record.items() if (whole if key == "samples" else is_number(v))})
+    return kept
+
+
+class Run:
+    """What one loss_log.json says. name: see find_run. Raises UserError."""
+
+    def __init__(self, name):
+        path = find_run(name, LOG)
+        log = read_json(path, HINT)
+        self.header, self.records, self.folder = log, sound(log.get("records")), path.parent
+        config = log.get("config")
+        if not isinstance(config, dict):
+            raise UserError(f"{path} is damaged (it lacks the config); {HINT}")
+        self.name = str(config.get("run") or path.parent.name)
+        self.unigram_entropy = log.get("unigram_entropy")
+        self.train, self.val = self.series("train_loss"), self.series("val_loss")
+        if not len(self.train[0]) and not len(self.val[0]):
+            raise UserError(f"{path} has no records of a loss yet; let the run go on for a few steps")
+
+    @property
+    def step_tokens(self):
+        """Training tokens in a step."""
+        steps, tokens = self.series("tokens")
+        return tokens[-1] / max(1, steps[-1]) if len(steps) else 0
+
+    def series(self, key, x="step"):
+        """(steps, values), two arrays, of the records that have this number."""
+        points = [(record[x], record[key]) for record in self.records if key in record and x in record]
+        return np.array(points, dtype=float).reshape(-1, 2).T
+
+
+def smooth(values, reach):
+    """The average of `reach` values on each side; of fewer where the curve begins, so that it begins where it did."""
+    middle, total = np.arange(len(values)), np.cumsum([0.0, *values])
+    reach = np.minimum(middle, reach)
+    first, end = middle - reach, np.minimum(middle + reach + 1, len(values))
+    return (total[end] - total[first]) / (end - first)

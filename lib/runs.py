@@ -1,0 +1,33 @@
+"""Where a run keeps its files, and how one is found."""
+
+from pathlib import Path
+
+import config
+from lib.errors import UserError
+
+BEST, LATEST, LOG, SAMPLES = "best.pt", "ckpt.pt", "loss_log.json", "samples.md"
+
+
+def find_run(run, *names) -> Path:
+    """The file of a run: the first of `names` that it has.
+
+    run: a folder or a file (relative to the working folder), a name under out/, or "" for the run
+    that was written to last. Raises UserError.
+    """
+    out = config.ROOT / "out"
+    found = [path for name in names for path in out.glob(f"*/{name}")]
+    if not run:
+        if not found:
+            raise UserError(f"no run in {out}; train one first: python train.py config/tiny.py")
+        folder = max(found, key=lambda path: path.stat().st_mtime).parent
+    else:
+        folder = next((path for path in (Path(run), out / run) if path.exists()), None)
+        if folder is None:
+            known = ", ".join(sorted({path.parent.name for path in found}))
+            raise UserError(f"no run named {run!r}; there is {known or 'none yet'}")
+        if folder.is_file():
+            return folder
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no {' or '.join(names)}; train the run first, or name another with --run")

@@ -1,0 +1,88 @@
+"""The tokenizer as every script sees it: loading it, its special tokens, the bytes behind each id."""
+
+import json
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from lib.errors import UserError
+from lib.storage import read_text
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+BOS, EOS = 1, 2  # their ids are their places in that list
+HINT = "run train_tokenizer.py (with init_from, prepare.py) with the same config"
+
+
+def read_tokenizer(folder) -> str:
+    """The text of tokenizer.json, which is stored and compared as it is."""
+    return read_text(folder / "tokenizer.json", HINT)
+
+
+def parse_tokenizer(text, where) -> Tokenizer:
+    """The byte-level BPE tokenizer in a JSON text. where: its file, for the error message. Raises UserError."""
+    try:
+        settings = json.loads(text)
+        if settings["normalizer"] not in (None, {"type": "NFC"}):  # could turn a short text into gigabytes
+            raise ValueError("it has a normalizer other than NFC")
+        if settings["truncation"] or settings["padding"]:
+            raise ValueError("it cuts or pads texts")
+        tokenizer = Tokenizer.from_str(text)
+        token_bytes(tokenizer)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise UserError(f"{where}: not a byte-level BPE tokenizer ({error}); {HINT}") from None
+    # A corpus may contain the text "<eos>", which must stay text. tokenizer.json does not keep this setting.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def special_ids(tokenizer, config, where):
+    """(bos, eos): the tokens that begin and end a document. bos is None where there is none, as in Qwen3."""
+    ids = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    for key in ("bos_token", "eos_token"):
+        name = getattr(config, key)
+        if name not in ids and (name or key == "eos_token"):
+            raise UserError(f"{where}: {key} {name!r} is no special token of it; set {key} to one that it has")
+    return ids.get(config.bos_token), ids[config.eos_token]
+
+
+def token_bytes(tokenizer) -> list[bytes]:
+    """The bytes that each token id stands for; none for the special tokens. ValueError if one stands for none.
+
+    Byte-level BPE writes each byte as a printable character, the same mapping as GPT-2's: printable
+    Latin-1 characters stand for themselves, the other 68 bytes for U+0100 and up, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    byte_of = {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
+    added = tokenizer.get_added_tokens_decoder()  # written as they are
+    pieces = []
+    for i in range(tokenizer.get_vocab_size()):
+        try:
+            if i in added:
+                pieces.append(b"" if added[i].special else added[i].content.encode())
+            else:
+                pieces.append(bytes(byte_of[c] for c in tokenizer.id_to_token(i)))
+        except (KeyError, TypeError):
+            raise ValueError(f"token {i} is not made of bytes, or missing") from None
+    return pieces
+
+
+def token_lengths(tokenizer):
+    """Per token id, the bytes it stands for and the characters that begin in it, two arrays (vocab_size,)."""
+    pieces = token_bytes(tokenizer)
+    characters = [sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces]
+    return np.array([len(piece) for piece in pieces]), np.array(characters)
+
+
+def readable(piece) -> str:
+    """The bytes of a token as text, or as hexadecimal numbers if they are only a part of a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return f"<0x{piece.hex()}>"
+
+
+def is_chinese(text) -> bool:
+    return bool(text) and all("\u4e00" <= c <= "\u9fff" for c in text)
