@@ -12,29 +12,29 @@ demo: $(VENV)/requirements.done
 	$(BIN)/python train.py config/tiny.py --resume
 	$(BIN)/python sample.py --run=tiny --prompt=你好 --repetition_penalty=1.2 --min_p=0.02
 	$(BIN)/python plot_loss.py tiny
-	$(BIN)/python report.py tiny
+	$(BIN)/python -m tools.report tiny
 
 test: $(VENV)/requirements-dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
 
-# The pages of report.py in a browser (needs chromium), after make demo.
+# The pages of tools.report in a browser (needs chromium), after make demo.
 browser: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet playwright==1.65.2
-	$(BIN)/python report.py tiny
-	$(BIN)/python report.py --tokenizer config/tiny.py
-	$(BIN)/python tests/browser.py tiny
+	$(BIN)/python -m tools.report tiny
+	$(BIN)/python -m tools.report --tokenizer config/tiny.py
+	$(BIN)/python -m tests.browser tiny
 
 # The notebook from beginning to end, with fewer steps.
 notebook: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet nbclient==0.11.0 ipykernel==7.4.0
 	STEPS=60 $(BIN)/jupyter-execute docs/walkthrough.ipynb
 
-# The tools that open what export.py writes: llama.cpp, built from source, and the oldest transformers that knows Qwen3.
+# The tools that open what tools.export writes: llama.cpp, built from source, and the oldest transformers that knows Qwen3.
 clients: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
-	$(BIN)/python tests/llama.py $(RUN)
+	$(BIN)/python -m tests.llama $(RUN)
 	$(PYTHON) -m venv $(VENV)/old
 	$(VENV)/old/bin/python -m pip install --quiet torch==2.13.0 transformers==4.51.3 matplotlib tqdm filelock safetensors gguf pytest hypothesis
 	$(VENV)/old/bin/python -m pytest tests/test_export.py

@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        # The weight in the dtype of x, or under autocast torch warns and leaves its fused kernel.
+        # The weight is cast to the type of x. Otherwise torch warns under autocast and leaves its fused kernel.
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -55,7 +55,7 @@ def attend(q, k, v, mask=None):
     B, H, T, D = q.shape
     n_groups = B * k.size(1)
     if q.is_cpu and q.dtype == torch.bfloat16 and mask is None and k.size(2) == T:
-        # What torch's kernel computes, as plain matrix products: in bfloat16, CPUs do these three times as fast.
+        # These matrix products compute what torch's kernel computes. In bfloat16 CPUs do them three times as fast.
         future = torch.full((T, T), -torch.inf, dtype=q.dtype).triu(1)
         scores = (q * D**-0.5).reshape(n_groups, -1, D) @ k.reshape(n_groups, T, D).transpose(1, 2)
         weights = (scores.view(n_groups, -1, T, T) + future).softmax(dim=-1)
@@ -108,6 +108,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then the MLP; each reads the normed residual stream and adds to it."""
+
     def __init__(self, config):
         super().__init__()
         self.attn_norm = RMSNorm(config.n_embd, config.norm_eps)
@@ -131,6 +133,8 @@ class KVCache:
 
 
 class GPT(nn.Module):
+    """Token ids in, logits or a loss out. config: a Config, of which only the shape and the dropout count."""
+
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config = config
@@ -146,7 +150,7 @@ class GPT(nn.Module):
         self.register_buffer("sin", torch.cat((-angle.sin(), angle.sin()), dim=-1), persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                # 2 n_layer projections add to the residual stream; scaled so, their sum starts small
+                # 2 * n_layer projections add to the residual stream. Scaled like this, their sum starts small.
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith("proj.weight") else 1
                 nn.init.normal_(weight, std=0.02 * scale)
 
@@ -257,9 +261,9 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
         logits = logits.masked_fill(logits < kth, -torch.inf)
     p = logits.softmax(dim=-1)
     most = p.amax(dim=-1, keepdim=True)
-    enough = top_p if top_p < 1 else math.inf  # sums are inexact
-    # Without sorting: a token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
-    # If it does not belong, neither do the less likely ones; draw again from the others.
+    enough = top_p if top_p < 1 else math.inf  # A sum of all can be just below 1.
+    # This needs no sorting. A token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
+    # If it does not belong, the less likely ones do not either, and the next draw is from the others.
     token, outside = torch.zeros_like(highest, dtype=torch.int64), torch.ones_like(highest, dtype=torch.bool)
     while True:
         cumulative = p.cumsum(dim=-1)

@@ -14,41 +14,28 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # draws without a screen
-
-import matplotlib.pyplot as plt
 from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 import config
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.run_log import Run, smooth
 from lib.storage import atomic_write, is_number
 
-CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "Microsoft YaHei",
-    "SimHei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Heiti SC",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "Noto Sans CJK JP",
-    "Arial Unicode MS",
-    "Droid Sans Fallback",
-)
+CJK_FONTS = ["Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC"]
+CJK_FONTS += ["Hiragino Sans GB", "Heiti SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Noto Sans CJK JP"]
+CJK_FONTS += ["Arial Unicode MS", "Droid Sans Fallback"]
 
 
 def draw(runs, x):
-    """The figure. x: "step", or "tokens" to compare runs whose steps are not of one size."""
-    figure, (loss, rate) = plt.subplots(
-        2, 1, sharex=True, figsize=(9, 6.5), dpi=150, height_ratios=(4, 1), layout="constrained"
-    )
+    """The figure: loss and perplexity above, learning rate below.
+
+    x: "step", or "tokens" to compare runs whose steps are not of one size.
+    """
+    figure = Figure(figsize=(9, 6.5), dpi=150, layout="constrained")
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     many = len(runs) > 1
-    highest = max(np.max(np.concatenate((run.train[1], run.val[1]))) for run in runs)
     for i, run in enumerate(runs):
         color, val_color = f"C{i}", f"C{i}" if many else "C1"
         of_run = f" – {run.name}" if many else ""
@@ -58,52 +45,49 @@ def draw(runs, x):
             loss.plot(steps, smooth(values, len(values) // 50), color=color, linewidth=1.2, label=f"training{of_run}")
         steps, values = run.series("val_loss", x)
         if len(steps):
-            best = int(np.argmin(values))
             loss.plot(steps, values, "o-", color=val_color, markersize=3.5, linewidth=1.8, label=f"validation{of_run}")
-            loss.plot(steps[best], values[best], "*", color=val_color, markersize=13, markeredgecolor="white")
-            loss.annotate(
-                f"best {values[best]:.3f}\nPPL {math.exp(min(values[best], 700)):.1f}",
-                (steps[best], values[best]),
-                xytext=(-6, 10 + 26 * i),
-                textcoords="offset points",
-                ha="right",
-                color=val_color,
-            )
-        if is_number(run.unigram_entropy) and (i == 0 or run.unigram_entropy != runs[0].unigram_entropy):
-            label = f"unigram baseline {run.unigram_entropy:.2f}{of_run}"
-            loss.axhline(run.unigram_entropy, color=color if many else "gray", linestyle="--", linewidth=1, label=label)
-            highest = max(highest, run.unigram_entropy)
+            mark_best(loss, steps, values, val_color, 26 * i)
+        baseline = run.unigram_entropy
+        if is_number(baseline) and (i == 0 or baseline != runs[0].unigram_entropy):
+            label = f"unigram baseline {baseline:.2f}{of_run}"
+            loss.axhline(baseline, color=color if many else "gray", linestyle="--", linewidth=1, label=label)
         rate.plot(*run.series("lr", x), color=color, linewidth=1.2)
-    loss.set_ylim(top=highest * 1.02)
-    loss.set_ylabel("loss, nats per token")
+
     loss.set_title(" · ".join(run.name for run in runs))
+    loss.set_ylabel("loss, nats per token")
     loss.legend()
-    loss.grid(alpha=0.25)
-    perplexity = loss.secondary_yaxis("right", functions=(_exp, _log))
+    perplexity = loss.secondary_yaxis("right", functions=(to_perplexity, to_loss))
     perplexity.set_ylabel("perplexity")
-    low, high = np.exp(np.clip(loss.get_ylim(), -20, 300))
-    perplexity.set_yticks(_round_numbers(low, high))
+    perplexity.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=15))
     perplexity.yaxis.set_major_formatter("{x:,g}")
     rate.set_ylabel("learning rate")
     rate.set_ylim(bottom=0)
     rate.set_xlabel("step" if x == "step" else "training tokens")
-    rate.grid(alpha=0.25)
+    for axes in (loss, rate):
+        axes.grid(alpha=0.25)
     return figure
 
 
-def _exp(loss):
+def mark_best(axes, steps, values, color, raised):
+    """A star at the lowest value, with its loss and perplexity beside it, `raised` points higher."""
+    best = int(np.argmin(values))
+    axes.plot(steps[best], values[best], "*", color=color, markersize=13, markeredgecolor="white")
+    axes.annotate(
+        f"best {values[best]:.3f}\nPPL {math.exp(min(values[best], 700)):.1f}",
+        (steps[best], values[best]),
+        xytext=(-6, 10 + raised),
+        textcoords="offset points",
+        ha="right",
+        color=color,
+    )
+
+
+def to_perplexity(loss):
     return np.exp(np.clip(loss, -20, 300))
 
 
-def _log(perplexity):
+def to_loss(perplexity):
     return np.log(np.clip(perplexity, 1e-9, None))
-
-
-def _round_numbers(low, high):
-    """1, 2, 5, 10, 20, … between two numbers; fewer where there are many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    numbers = [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
-    return numbers[:: 1 + len(numbers) // 15]
 
 
 def readable(name):
@@ -114,8 +98,7 @@ def readable(name):
     installed = {font.name for font in font_manager.fontManager.ttflist}
     found = [font for font in CJK_FONTS if font in installed]
     if found:
-        plt.rcParams["font.sans-serif"] = [*found, *plt.rcParams["font.sans-serif"]]
-        plt.rcParams["font.family"] = "sans-serif"
+        matplotlib.rcParams["font.family"] = [*found, *matplotlib.rcParams["font.sans-serif"]]
         return name
     print(f"warning: no font with Chinese characters is installed; {name} is written in escapes", file=sys.stderr)
     return name.encode("ascii", "backslashreplace").decode()
@@ -139,7 +122,6 @@ def main(argv=None):
         raise UserError(f"{out}: cannot write a .{kind} file; use .png, .svg or .pdf")
     with atomic_write(out) as file:
         figure.savefig(file, format=kind)
-    plt.close(figure)
     print(f"saved {out}")
 
 

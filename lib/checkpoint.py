@@ -25,15 +25,15 @@ def save_checkpoint(path, checkpoint):
 
 
 @contextlib.contextmanager
-def one_line_if_damaged(path):
-    """Whatever fails while a checkpoint is used becomes one line: a damaged one fails in many ways."""
+def one_line_if_damaged(path, hint="is it a checkpoint of train.py?"):
+    """Whatever fails while a file is used becomes one line, since a damaged file fails in many ways."""
     try:
         yield
     except (OSError, MemoryError, UserError):
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise UserError(f"{path}: not a checkpoint of train.py, or a damaged one ({reason})") from None
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().split("\n")[0][:120]
+        raise UserError(f"{path} is damaged ({reason}); {hint}") from None
 
 
 def load_checkpoint(path, resumable=False) -> dict:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from lib.errors import UserError
 
-PIECE = 1 << 16  # characters read at a time
-LONGEST_LINE = 1 << 16  # that is kept whole
-CUT = 1 << 12  # what a longer one is cut into: BPE would take hours over words without end
-LONGEST_RECORD = 1 << 26  # characters in a line of a .jsonl
+# All in characters.
+PIECE = 1 << 16  # A file is read in pieces of this size.
+LONGEST_LINE = 1 << 16  # A longer line is cut into parts, since BPE takes hours over a word without end.
+CUT = 1 << 12  # the size of these parts
+LONGEST_RECORD = 1 << 26  # A longer line of a .jsonl is refused.
 
 
 class Corpus:
@@ -132,7 +133,7 @@ def _next_line(path, place, size, wanted):
     if not 0 < place < size:
         return place
     if not "\n\n".encode(_probable_encoding(path, wanted)).endswith(b"\n\n"):
-        return size  # UTF-16 and its like: such a file stays whole, in the shard in which it starts
+        return size  # A file in UTF-16 or UTF-32 stays whole, in the shard in which it starts.
     with open(path, "rb") as file:
         file.seek(place - 1)
         while line := file.readline(1 << 20):
@@ -159,10 +160,10 @@ def _probable_encoding(path, wanted) -> str:
 
 
 def _find_encoding(path, wanted, begin, end) -> str:
-    """The encoding of a part of a file, verified to its last byte. What is neither wanted nor probable is GB18030."""
+    """The encoding of a part of a file, verified to its last byte: what is wanted, or UTF-8, or else GB18030."""
     encoding = _probable_encoding(path, wanted)
     if wanted == "auto" and encoding == "utf-8-sig":
-        encoding = "utf-8" if begin else encoding  # the mark is at the head of the file only
+        encoding = "utf-8" if begin else encoding  # Only the head of a file can hold a mark.
         _refuse_binary(path, begin, end)
     error = _first_error(path, encoding, begin, end)
     if error is None:
@@ -254,7 +255,7 @@ def _record(line, where) -> str:
     try:
         record = json.loads(line)
         text = record["text"]
-        text.encode()  # JSON can hold halves of surrogate pairs, which are no characters
+        text.encode()  # JSON can hold halves of surrogate pairs, which are no characters.
     except UnicodeEncodeError:
         raise UserError(f"{where}: holds half of a surrogate pair, which is no character") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

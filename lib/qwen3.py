@@ -15,6 +15,23 @@ from lib.runs import BEST, LATEST, find_run
 from lib.storage import read_json, read_text
 
 HINT = "is the download complete?"
+SHAPE = {  # the keys of Config that a config.json must set
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_kv_head": "num_key_value_heads",
+    "n_embd": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+}
+SUPPORTED = {
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "layer_types": ["full_attention"],
+    "rope_type": "default",
+    "quantization_config": None,
+}
 
 
 def layout(config, vocab_size):
@@ -102,46 +119,25 @@ def read_settings(init_from) -> dict:
 
 
 def _shape(theirs, path) -> dict:
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # of transformers 5, and before
-    kinds = theirs.get("layer_types") or ["full_attention"]
-    if not isinstance(rope, dict) or not isinstance(kinds, list):
-        raise UserError(f"{path} is damaged (rope_parameters or layer_types); {HINT}")
-    for field, value, supported in (
-        ("model_type", theirs.get("model_type"), "qwen3"),
-        ("hidden_act", theirs.get("hidden_act", "silu"), "silu"),
-        ("attention_bias", theirs.get("attention_bias", False), False),
-        ("use_sliding_window", theirs.get("use_sliding_window", False), False),
-        ("layer_types", next((k for k in kinds if k != "full_attention"), "full_attention"), "full_attention"),
-        ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
-        ("quantization_config", theirs.get("quantization_config"), None),
-    ):
-        if value != supported:
-            raise UserError(
-                f"{path}: {field} is {str(value)[:80]!r}, supported is {supported!r}: init_from takes dense Qwen3"
-                " models, without quantization, sliding windows or scaled RoPE"
-            )
-    keys = {
-        "n_layer": "num_hidden_layers",
-        "n_head": "num_attention_heads",
-        "n_kv_head": "num_key_value_heads",
-        "n_embd": "hidden_size",
-        "intermediate_size": "intermediate_size",
-        "vocab_size": "vocab_size",
-    }
-    missing = [name for name in keys.values() if name not in theirs]
-    if missing:
-        raise UserError(f"{path}: {missing[0]} is missing; {HINT}")
-    # What a file leaves out has these values in transformers.
-    shape = {ours: theirs[name] for ours, name in keys.items()} | {
-        "head_dim": theirs.get("head_dim", 128),
-        "rope_theta": rope.get("rope_theta", theirs.get("rope_theta", 10000.0)),
-        "norm_eps": theirs.get("rms_norm_eps", 1e-6),
-        "tie_embeddings": theirs.get("tie_word_embeddings", False),
-    }
-    for key in ("rope_theta", "norm_eps"):
-        if type(shape[key]) is int:  # JSON may write 10000 for 10000.0.
-            shape[key] = float(shape[key])
-    return shape
+    with one_line_if_damaged(path, HINT):
+        rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # of transformers 5, and before
+        found = {field: theirs.get(field, supported) for field, supported in SUPPORTED.items()}
+        found["model_type"] = theirs["model_type"]
+        found["layer_types"] = sorted(set(theirs.get("layer_types") or SUPPORTED["layer_types"]))
+        found["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+        for field, supported in SUPPORTED.items():
+            if found[field] != supported:
+                raise UserError(
+                    f"{path}: {field} is {str(found[field])[:80]!r}, supported is {supported!r}: init_from takes dense"
+                    " Qwen3 models, without quantization, sliding windows or scaled RoPE"
+                )
+        # What a file leaves out has these values in transformers.
+        return {ours: theirs[name] for ours, name in SHAPE.items()} | {
+            "head_dim": theirs.get("head_dim", 128),
+            "rope_theta": float(rope.get("rope_theta", theirs.get("rope_theta", 10000.0))),
+            "norm_eps": float(theirs.get("rms_norm_eps", 1e-6)),
+            "tie_embeddings": theirs.get("tie_word_embeddings", False),
+        }
 
 
 def _special_tokens(theirs, folder) -> dict:
@@ -149,9 +145,8 @@ def _special_tokens(theirs, folder) -> dict:
     path, named = folder / "tokenizer.json", folder / "tokenizer_config.json"
     settings = read_json(path, HINT)
     eos = read_json(named, HINT).get("eos_token") if named.exists() else None
-    try:
-        if isinstance(eos, dict):
-            eos = eos["content"]
+    with one_line_if_damaged(path, HINT):
+        eos = eos["content"] if isinstance(eos, dict) else eos
         processor = settings["post_processor"] or {}
         templates = [p for p in processor.get("processors", [processor]) if p.get("type") == "TemplateProcessing"]
         bos = templates[0]["single"][0].get("SpecialToken", {}).get("id", "") if templates else ""
@@ -159,8 +154,6 @@ def _special_tokens(theirs, folder) -> dict:
             ids = theirs.get("eos_token_id")
             ids = ids if isinstance(ids, list) else [ids]
             eos = next((token["content"] for token in settings["added_tokens"] if token["id"] in ids), "")
-    except (KeyError, TypeError, AttributeError, IndexError):
-        raise UserError(f"{path} is damaged (its post_processor or added_tokens); {HINT}") from None
     return {"bos_token": bos, "eos_token": eos}
 
 
@@ -205,21 +198,19 @@ def load_weights(init_from, model, tokenizer_json):
 
 def _open_tensors(folder) -> dict:
     """Each tensor's name, and the open file that holds it; nothing is read yet."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        weight_map = read_json(index, HINT).get("weight_map")
-        names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else [""]
+        with one_line_if_damaged(index, HINT):
+            names = sorted(set(read_json(index, HINT)["weight_map"].values()))
     tensors = {}
     for name in names:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{path} does not exist (weights are read from *.safetensors only); {HINT}")
-        try:
+        with one_line_if_damaged(path, HINT):
             file = safe_open(path, "pt")
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged ({error}); {HINT}") from None
-        tensors |= dict.fromkeys(file.keys(), file)
+            tensors |= dict.fromkeys(file.keys(), file)
     return tensors

@@ -1,15 +1,16 @@
 """Kill the scripts at random moments, most of all while they write, and see that nothing is lost.
 
-    python tests/crash.py --kills=100 --stops=100 [--network]
+    python -m tests.crash --kills=100 --stops=100 [--network]
 
-After every kill (SIGKILL) and every stop (Ctrl-C or SIGTERM, once or twice) what is on the disk is read back,
-and the script is started again; what a run that was ended many times leaves is compared, bit for bit, with
-what one leaves that was never disturbed. With --network the data/ scripts are killed while they download, too.
+After every kill (SIGKILL) and every stop (Ctrl-C or SIGTERM, once or twice) what is on the disk is read back, and the
+script is started again. What a run that was ended many times leaves is compared, bit for bit, with what one leaves that
+was never disturbed. With --network the data/ scripts are killed while they download, too.
 """
 
 import argparse
 import collections
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -22,26 +23,22 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from errors import UserError
-
 import torch
-from conftest import SCRIPTS, TINY, make_text
 
-import files
-import tokens
+from lib.checkpoint import load_checkpoint
+from lib.dataset import read_meta
+from lib.errors import UserError
+from lib.runs import BEST, LATEST, LOG
+from tests.conftest import SCRIPTS, TINY, copy_scripts, make_text
 
-TRAINING = [*TINY, "--n_embd=96", "--max_steps=500", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1"]
-TRAINING += ["--dtype=auto", "--resume"]
+TRAINING = [*TINY, "--n_embd=96", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1", "--dtype=auto"]
 KILL = (signal.SIGKILL,)
 STOPS = [(signal.SIGINT,), (signal.SIGTERM,), *itertools.product((signal.SIGINT, signal.SIGTERM), repeat=2)]
 
 
-def copy_scripts(home):
+def make_home(home):
     """A copy of the scripts in the folder `home`, with a corpus."""
-    for path in [*SCRIPTS.glob("*.py"), SCRIPTS / "config"]:
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, home / path.name)
+    copy_scripts(home)
     (home / "data" / "book").mkdir(parents=True)
     for path in (SCRIPTS / "data").glob("*.py"):
         shutil.copy(path, home / "data" / path.name)
@@ -53,19 +50,25 @@ def copy_scripts(home):
 
 def start(home, words):
     command = [sys.executable, *words]
-    # Its own group, so that the programs it starts (pip, npm) die with it.
+    # The process is a group of its own, so that the programs it starts (pip, npm) die with it.
     return subprocess.Popen(
         command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
     )
 
 
-def finish(home, words):
-    """Run a script to its end, return what it printed."""
+def finish(home, words) -> float:
+    """Run a script to its end. Returns the seconds that it took."""
+    begin = time.monotonic()
     process = start(home, words)
     output, _ = process.communicate(timeout=600)
     if process.returncode:
         raise AssertionError(f"{' '.join(words)} ended with {process.returncode}:\n{output}")
-    return output
+    return time.monotonic() - begin
+
+
+def is_written(folder, name) -> bool:
+    """Whether a file is half-written: by atomic_write, or by a script of data/."""
+    return (folder / f".{name}.tmp").exists() or any(folder.glob(f".unfinished-*/{name}"))
 
 
 def end(home, words, folder, names, longest, moments, signals):
@@ -79,11 +82,11 @@ def end(home, words, folder, names, longest, moments, signals):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moments.uniform(0.1, longest))
     else:
-        target = folder / f".{moments.choice(names)}.tmp"
+        name = moments.choice(names)
         for _ in range(moments.randint(1, 3)):  # the first time it is written, or a later one
-            while process.poll() is None and target.exists():
+            while process.poll() is None and is_written(folder, name):
                 time.sleep(1e-5)
-            while process.poll() is None and not target.exists():
+            while process.poll() is None and not is_written(folder, name):
                 time.sleep(1e-5)
         time.sleep(moments.choice((0, 0, 1e-4, 1e-3, 1e-2)) * moments.random())
     for number in signals:
@@ -93,12 +96,20 @@ def end(home, words, folder, names, longest, moments, signals):
     output, _ = process.communicate(timeout=60)
     if process.returncode == 0:
         return None
-    # Before its main runs, a script dies of the signal itself; a shell reports both as 128 + the number.
-    codes = {sign * number for number in signals for sign in (-1, 1)}
-    codes = {code if code < 0 else 128 + code for code in codes}
-    if process.returncode not in codes or "Traceback" in output:
-        raise AssertionError(f"{' '.join(words)} ended with {process.returncode}, not {codes}:\n{output}")
-    return next((name for name in names if (folder / f".{name}.tmp").exists()), "-")
+    check_end(words, signals, process.returncode, output)
+    return next((name for name in names if is_written(folder, name)), "-")
+
+
+def check_end(words, signals, code, output):
+    """The exit code must tell of one of the signals, and `main` must not end with a traceback.
+
+    Before main begins and after it has ended, Python itself dies of a SIGTERM, and shows a traceback for Ctrl-C. Then
+    no frame of the traceback is that of `wrapped`, which calls main.
+    """
+    codes = {128 + number for number in signals} | {-number for number in signals}
+    of_main = "Traceback" in output and ", in wrapped" in output
+    if code not in codes or of_main:
+        raise AssertionError(f"{' '.join(words)} ended with {code} after {signals}:\n{output}")
 
 
 def differences(a, b, where=""):
@@ -127,39 +138,40 @@ def same(a, b):
 def read_run(folder):
     """What a run left: each file that a reader would read, in full. None where there is none yet."""
     found = {}
-    for name in (files.LATEST, files.BEST):
+    for name in (LATEST, BEST):
         path = folder / name
-        found[name] = files.load_checkpoint(path, resumable=name == files.LATEST) if path.exists() else None
+        found[name] = load_checkpoint(path, resumable=name == LATEST) if path.exists() else None
         if found[name]:
             found[name]["config"] = None  # its run has another name
-    path = folder / files.LOG
-    found[files.LOG] = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else None
+    path = folder / LOG
+    found[LOG] = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else None
     return found
 
 
-def crash_training(home, plan, moments):
+def crash_training(home, steps, plan, moments):
     """End train.py by each of the signals in `plan`, and by those again that came too late.
 
     Returns (signals, the file it was writing or "-") for each.
     """
     finish(home, ["train_tokenizer.py", *TINY])
     finish(home, ["prepare.py", *TINY])
-    finish(home, ["train.py", *TRAINING, "--run=whole"])
+    words = ["train.py", *TRAINING, f"--max_steps={steps}", "--resume"]
+    longest = finish(home, [*words, "--run=whole"])
     whole = read_run(home / "out" / "whole")
-    folder, where, step = home / "out" / "ended", [], -1
-    names = (files.LATEST, files.LATEST, files.BEST, files.LOG)
+    words, folder, names = [*words, "--run=ended"], home / "out" / "ended", (LATEST, LATEST, BEST, LOG)
+    where, step = [], -1
     while True:
         place = None
         if len(where) < len(plan):
             signals = plan[len(where)]
-            place = end(home, ["train.py", *TRAINING, "--run=ended"], folder, names, 6, moments, signals)
+            place = end(home, words, folder, names, longest, moments, signals)
         if place:
             where.append((signals, place))
             found = read_run(folder)  # fails if anything is torn
-            assert not found[files.LATEST] or found[files.LATEST]["step"] >= step, "a checkpoint was lost"
-            step = found[files.LATEST]["step"] if found[files.LATEST] else step
-        else:  # the run is complete, or to be completed
-            finish(home, ["train.py", *TRAINING, "--run=ended"])
+            assert not found[LATEST] or found[LATEST]["step"] >= step, "a checkpoint was lost"
+            step = found[LATEST]["step"] if found[LATEST] else step
+        else:  # The run is complete, or to be completed.
+            finish(home, words)
             found = list(differences(read_run(folder), whole))
             assert not found, f"the run that was ended differs in {len(found)} places: {found[:5]} … {found[-2:]}"
             assert {p.name for p in folder.iterdir()} == {p.name for p in (home / "out" / "whole").iterdir()}
@@ -171,9 +183,7 @@ def crash_training(home, plan, moments):
 
 def crash_script(home, words, folder, names, kills, moments):
     """Kill a script that makes files; the next run must make the same ones. Returns as crash_training does."""
-    begin = time.monotonic()
-    finish(home, words)
-    longest = time.monotonic() - begin
+    longest = finish(home, words)
     expected = {name: (folder / name).read_bytes() for name in names}
     where = []
     while len(where) < kills:
@@ -184,50 +194,53 @@ def crash_script(home, words, folder, names, kills, moments):
         where += [(KILL, place)] if place else []
         if "meta.json" in names:
             check_tokens(folder)
+        for unfinished in folder.glob(".unfinished-*"):  # It stays, and is_written would take it for a new one.
+            shutil.rmtree(unfinished)
         finish(home, words)
         assert {name: (folder / name).read_bytes() for name in names} == expected
-        assert not list(folder.glob("*.tmp"))
+        assert not any(is_written(folder, name) for name in names)
     return where
 
 
 def check_tokens(folder):
     """Tokens that were being made must be whole, or be refused."""
     try:
-        meta = tokens.read_meta(folder)
+        meta = read_meta(folder)
     except UserError:
         return
     for split in ("train", "val"):
-        assert files.file_sha256(folder / f"{split}.bin") == meta[split]["sha256"]
+        assert hashlib.sha256((folder / f"{split}.bin").read_bytes()).hexdigest() == meta[split]["sha256"]
+
+
+def report(script, where):
+    for word, ended in (
+        ("kills", [place for signals, place in where if signals == KILL]),
+        ("stops", [place for signals, place in where if signals != KILL]),
+    ):
+        places = collections.Counter(place for place in ended if place != "-").most_common()
+        inside = ", ".join(f"{count} in {name}" for name, count in places)
+        if ended:
+            print(f"{script:24} {len(ended):4} {word}, while writing: {inside or 'none'}", flush=True)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="of train.py; each other script gets a third [100]")
     parser.add_argument("--stops", type=int, default=100, help="of train.py, by Ctrl-C and SIGTERM [100]")
+    parser.add_argument("--steps", type=int, default=500, help="of train.py [500]")
     parser.add_argument("--network", action="store_true", help="kill the downloading data/ scripts too")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments [the time]")
     args = parser.parse_args(argv)
     moments = random.Random(args.seed)
     few = -(-args.kills // 3)
     print(f"seed {args.seed}")
-
-    def report(script, where):
-        for word, ended in (
-            ("kills", [place for signals, place in where if signals == KILL]),
-            ("stops", [place for signals, place in where if signals != KILL]),
-        ):
-            places = collections.Counter(place for place in ended if place != "-").most_common()
-            inside = ", ".join(f"{count} in {name}" for name, count in places)
-            if ended:
-                print(f"{script:24} {len(ended):4} {word}, while writing: {inside or 'none'}", flush=True)
-
     plan = [KILL] * args.kills + moments.choices(STOPS, k=args.stops)
     moments.shuffle(plan)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        copy_scripts(home)
+        make_home(home)
         tokens = home / "data" / "book" / "bpe400"
-        report("train.py", crash_training(home, plan, moments))
+        report("train.py", crash_training(home, args.steps, plan, moments))
         for words, names in (
             (["train_tokenizer.py", *TINY], ("tokenizer.json", "vocab.json", "merges.txt")),
             (["prepare.py", *TINY], ("train.bin", "val.bin", "meta.json")),

@@ -1,13 +1,12 @@
-from errors import UserError
-
 import json
 
 import pytest
-from conftest import make_text
 
-import corpus
 from config import Config
-from corpus import Corpus
+from lib import corpus
+from lib.corpus import Corpus
+from lib.errors import UserError
+from tests.conftest import make_text
 
 CHINESE = "话说天下大势，分久必合，合久必分。\n周末七国分争，并入于秦。\n"
 

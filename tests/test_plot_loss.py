@@ -6,6 +6,7 @@ import pytest
 from matplotlib import font_manager
 
 import plot_loss
+from lib.run_log import Run
 
 
 def test_a_run_becomes_a_picture(run, capsys):
@@ -15,7 +16,7 @@ def test_a_run_becomes_a_picture(run, capsys):
 
 
 def test_what_is_drawn(run):
-    figure = plot_loss.draw([plot_loss.Run("run")], "step")
+    figure = plot_loss.draw([Run("run")], "step")
     loss, rate = figure.axes
     labels = [text.get_text() for text in loss.get_legend().get_texts()]
     assert labels[:2] == ["training", "validation"] and labels[2].startswith("unigram baseline")
@@ -37,11 +38,11 @@ def test_runs_overlay_in_one_picture(run, home):
 
 
 def test_runs_of_unlike_batches_are_compared_by_tokens(run):
-    other = plot_loss.Run("run")
+    other = Run("run")
     for record in other.records:
         record["tokens"] *= 2
-    assert other.step_tokens == 2 * plot_loss.Run("run").step_tokens
-    figure = plot_loss.draw([plot_loss.Run("run"), other], "tokens")
+    assert other.step_tokens == 2 * Run("run").step_tokens
+    figure = plot_loss.draw([Run("run"), other], "tokens")
     assert figure.axes[1].get_xlabel() == "training tokens"
 
 

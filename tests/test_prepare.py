@@ -2,12 +2,14 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY, make_text, read_tokens
+from tokenizers import models, pre_tokenizers
 
 import prepare
 import train_tokenizer
-from files import BOS, EOS, parse_tokenizer, read_tokenizer, sha256
-from tokens import read_meta
+from lib.dataset import read_meta
+from lib.storage import sha256
+from lib.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer
+from tests.conftest import TINY, make_text, read_tokens
 
 
 def test_the_bins_hold_every_document_between_bos_and_eos(home):
@@ -52,8 +54,6 @@ def test_a_long_text_is_streamed_and_gives_the_tokens_of_the_whole(home, monkeyp
 
 
 def test_a_vocabulary_beyond_65536_is_stored_in_32_bits(book):
-    from tokenizers import models, pre_tokenizers
-
     folder = book / "data" / "book" / "bpe400"
     data = json.loads(read_tokenizer(folder))
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,16 +1,22 @@
-from errors import UserError
-
 import pytest
-from conftest import TINY, make_text
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import trainers
 
-import config as config_module
-import corpus
 import train_tokenizer
 from config import Config
-from files import SPECIAL_TOKENS, parse_tokenizer, read_tokenizer, special_ids, token_bytes
+from lib import corpus
+from lib.errors import UserError
+from lib.tokenizer import (
+    EOS,
+    SPECIAL_TOKENS,
+    parse_tokenizer,
+    read_tokenizer,
+    special_ids,
+    token_bytes,
+    token_lengths,
+)
+from tests.conftest import TINY, make_text
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,14 @@ def test_all_bytes_are_in_the_vocabulary(tokenizer):
     assert {bytes([b]) for b in range(256)} <= set(token_bytes(tokenizer))
 
 
+def test_token_lengths_count_a_character_at_its_first_byte(tokenizer):
+    lengths, characters = token_lengths(tokenizer)
+    ids = tokenizer.encode("囍你好 a\n").ids
+    assert sum(lengths[ids]) == 12 and sum(characters[ids]) == 6
+    assert len(lengths) == len(characters) == tokenizer.get_vocab_size()
+    assert lengths[EOS] == characters[EOS] == 0
+
+
 def test_merges_do_not_cross_kinds_of_characters():
     tokenizer = train_tokenizer.new_tokenizer()
     trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
@@ -93,7 +107,7 @@ def test_validation_text_is_never_sampled(home, monkeypatch):
 
 
 def test_bad_tokenizers(fails, book):
-    path = config_module.ROOT / "data" / "book" / "bpe400" / "tokenizer.json"
+    path = book / "data" / "book" / "bpe400" / "tokenizer.json"
     with pytest.raises(UserError, match="run train_tokenizer"):
         read_tokenizer(path.parent / "no")
     good = path.read_text(encoding="utf-8")
@@ -103,4 +117,4 @@ def test_bad_tokenizers(fails, book):
             parse_tokenizer(text, path)
     with pytest.raises(UserError, match="eos_token '<eos>'"):
         special_ids(parse_tokenizer(good.replace("<eos>", "<end>"), path), Config(), path)
-    assert "vocab_size" in fails(train_tokenizer.main, [*TINY, "--vocab_size=200"])
+    assert "vocab_size" in fails(train_tokenizer.main, [*TINY, "--vocab_size=200"], code=2)

@@ -1,6 +1,6 @@
 """Compare training recipes on three corpora and several seeds, at equal tokens. Findings: docs/EXPERIMENTS.md.
 
-    python docs/experiments.py [--steps=1500] [--seeds=3] [--jobs=2] [--corpora=sanguo,…] [VARIANT ...]
+    python -m tools.experiments [--steps=1500] [--seeds=3] [--jobs=2] [--corpora=sanguo,…] [VARIANT ...]
 
 Needs data/sanguo.py, data/shakespeare.py and data/poetry.py, tokenized with a vocabulary of 4,000. Trains
 config/tiny.py with each variant, every run on one thread, and prints the bits per character of the whole
@@ -8,26 +8,21 @@ validation split (of the poetry, its first 100,000 tokens): the mean over the se
 `base`, seed by seed, with its standard error. Results are kept in out/experiments.json, and not computed again.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from errors import reports_errors
-
 import json
 import math
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from files import write_json
 
 import train
-from config import ROOT, ArgumentParser
+from config import ROOT
+from lib.errors import ArgumentParser, reports_errors
+from lib.storage import write_json
 
 CORPORA = ("sanguo", "shakespeare", "poetry")
 RESULTS = ROOT / "out" / "experiments.json"
@@ -133,7 +128,16 @@ def main(argv=None):
     def measure(job):
         key = " ".join(map(str, (*job, args.steps)))
         if key not in results:
-            command = [sys.executable, __file__, job[0], f"--steps={args.steps}", "--one", job[1], str(job[2])]
+            command = [
+                sys.executable,
+                "-m",
+                "tools.experiments",
+                job[0],
+                f"--steps={args.steps}",
+                "--one",
+                job[1],
+                str(job[2]),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             value = done.stdout.rpartition("RESULT ")[2] if done.returncode == 0 else math.nan
             if done.returncode:

@@ -1,6 +1,6 @@
 """Measure nanoGPT, transformers and llama.cpp beside these scripts, on this machine, in turn. See docs/comparison.md.
 
-    python docs/peers.py NANOGPT_FOLDER [--rounds=3] [--json FILE]
+    python -m tools.peers NANOGPT_FOLDER [--rounds=3] [--json FILE]
 
 Needs the tokens of config/small.py and config/tiny.py, a clone of nanoGPT, and
 python -m pip install transformers gguf llama-cpp-python
@@ -8,13 +8,6 @@ python -m pip install transformers gguf llama-cpp-python
 Training runs both train.py as processes, in turn, and takes the times that they report. Sampling runs in this
 process, with random weights: the same for llama.cpp and transformers, and for nanoGPT its own model of that shape.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from errors import reports_errors
 
 import datetime
 import importlib.util
@@ -24,16 +17,21 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
-import export
 import torch
-from files import parse_tokenizer, read_tokenizer, write_json
-from tokens import read_meta
 
-from config import ROOT, ArgumentParser, load_config
+from config import ROOT, load_config
+from lib.dataset import read_meta
+from lib.errors import ArgumentParser, reports_errors
+from lib.storage import write_json
+from lib.text import TextModel
+from lib.tokenizer import parse_tokenizer, read_tokenizer
 from model import GPT
+from tools.export import write_gguf, write_hf
 
 N_TOKENS = 200
 STEPS = 40
@@ -84,12 +82,12 @@ def sampling_speeds(folder, c, vocab_size, rounds):
     torch.manual_seed(0)
     text = read_tokenizer(c.tokens_dir)
     ours = GPT(c, vocab_size).eval()
-    ours.tokenizer = parse_tokenizer(text, c.tokens_dir)
+    text_model = TextModel(ours, parse_tokenizer(text, c.tokens_dir), c.tokens_dir)
     nanogpt = nanogpt_model(folder, c, vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = {"tokenizer": text, "step": 0}
-        export.write_hf(Path(scratch), ours, checkpoint, "f32", Path(scratch))
-        export.write_gguf(Path(scratch) / "model.gguf", ours, checkpoint, "f32")
+        write_hf(Path(scratch), text_model, checkpoint, "f32", Path(scratch))
+        write_gguf(Path(scratch) / "model.gguf", text_model, checkpoint, "f32")
         theirs = AutoModelForCausalLM.from_pretrained(scratch).eval()
         threads = torch.get_num_threads()
         llama = Llama(str(Path(scratch) / "model.gguf"), n_ctx=c.block_size, n_threads=threads, verbose=False)
@@ -151,7 +149,7 @@ def main(argv=None):
     speeds = sampling_speeds(args.nanogpt.resolve(), config, 5000, args.rounds)
     results["sampling"] = show("sampling, config/small.py, one stream of 200 tokens", speeds)
     if args.json:
-        about = {"command": "python docs/peers.py NANOGPT_FOLDER", "date": datetime.date.today().isoformat()}
+        about = {"command": "python -m tools.peers NANOGPT_FOLDER", "date": datetime.date.today().isoformat()}
         write_json(args.json, about | {"torch": torch.__version__, "tokens per second": results}, indent=1)
 
 
