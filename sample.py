@@ -49,7 +49,8 @@ def load_run(run="", last=False, device="auto"):
     with one_line_if_damaged(path):
         n_rows = len(weights["embedding.weight"])
         with torch.device("meta"):  # It takes no memory: a damaged config may ask for terabytes.
-            GPT(config, n_rows).load_state_dict(weights, assign=True)
+            # A plain dict, because torch notes `assign` in the metadata of its own kind, and would obey it again below.
+            GPT(config, n_rows).load_state_dict(dict(weights), assign=True)
         model = GPT(config, n_rows)
         model.load_state_dict(weights)
     return TextModel(model.eval().to(device), tokenizer, path), path, checkpoint

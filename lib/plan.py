@@ -7,6 +7,7 @@ import time
 import torch
 
 from lib import distributed
+from lib.compilation import should_compile
 from lib.device import device_name, free_memory, peak_memory
 from lib.run_log import format_time
 
@@ -72,8 +73,10 @@ def saved_bytes(model, autocast) -> int:
     return sum(saved.values())
 
 
-def print_plan(config, meta, model, device, how):
-    """The first lines of a run. how: precision, compiled or not, processes."""
+def print_plan(config, meta, model, optimizers, precision, device) -> bool:
+    """The first lines of a run. Returns whether the run seems to fit the memory."""
+    how = [str(precision.dtype).removeprefix("torch."), "compiled" if should_compile(model, device) else "eager"]
+    how += [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
     n_parameters = sum(model.parameter_counts())
     step_tokens = config.batch_size * config.block_size
     tokens = config.max_steps * step_tokens
@@ -81,7 +84,7 @@ def print_plan(config, meta, model, device, how):
     changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
     parts = " + ".join(f"{count:,} {part}" for part, count in parts_of(model).items())
     print(f"config      {changes or 'the defaults'}")
-    print(f"device      {device.type} ({device_name(device)}), {how}")
+    print(f"device      {device.type} ({device_name(device)}), {', '.join(how)}")
     print(f"parameters  {n_parameters:,} = {parts}")
     print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")
     print(
@@ -96,6 +99,7 @@ def print_plan(config, meta, model, device, how):
     )
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
+    return print_memory(config, MemoryEstimate(model, optimizers, precision), device)
 
 
 def meaning(epochs, ratio) -> list[str]:

@@ -1,5 +1,6 @@
 """The log of a run, loss_log.json: written while it trains, read by whoever draws or judges it."""
 
+import dataclasses
 import itertools
 import math
 import shutil
@@ -24,18 +25,24 @@ def format_time(seconds) -> str:
 class RunLog:
     """The records of a run, for loss_log.json and TensorBoard, its lines on the terminal, and its clock."""
 
-    def __init__(self, config, header, checkpoint=None, board=False):
-        """checkpoint: what the run goes on from. board: whether TensorBoard gets the records too."""
+    def __init__(self, config, meta, hardware, checkpoint=None, board=False):
+        """meta: of the tokens. checkpoint: what the run goes on from. board: whether TensorBoard gets the records."""
         checkpoint = checkpoint or {"records": [], "seconds": 0.0, "step": 0, "best_val_loss": math.inf}
-        self.config, self.header, self.records = config, header, checkpoint["records"]
-        self.best_val_loss = checkpoint["best_val_loss"]
-        self.board = open_board(config.run_dir) if board else None
+        self.config, self.records, self.best_val_loss = config, checkpoint["records"], checkpoint["best_val_loss"]
+        self.header = {
+            "config": dataclasses.asdict(config),
+            "hardware": hardware,
+            "data": {split: meta[split] for split in ("train", "val")},
+            "vocab_size": meta["vocab_size"],
+            "unigram_entropy": meta["unigram_entropy"],
+        }
         self.interval = config.log_interval or max(1, config.max_steps // 1000)
         self.step_tokens = config.batch_size * config.block_size
         self.live = sys.stdout.isatty()
         if sound(self.records) != self.records:
             raise UserError(f"{config.run_dir}: the records of its checkpoint are damaged; start another --run")
-        for record in self.records if board else ():
+        self.board = open_board(config.run_dir) if board else None
+        for record in self.records if self.board else ():
             self.draw(record["step"], record)
         now = time.perf_counter()
         self.began = now - checkpoint["seconds"]  # as if the run had never been interrupted
@@ -99,18 +106,16 @@ class RunLog:
             f" norm {grad_norm:.1f} {speed / 1000:,.1f}k tok/s ETA {format_time(left)}"
         )
 
-    def saved(self, step):
-        """The speed of training does not count the evaluation and the save that have just ended."""
-        self.last_step, self.last_time = step, time.perf_counter()
-        if step == self.first_step:
-            self.first_time = self.last_time
-
-    def save(self):
+    def save(self, step):
+        """Write the log. The speed of training does not count the time up to here since its last record."""
         write_json(self.config.run_dir / LOG, self.header | {"records": self.records})
         if any("samples" in record for record in self.records):
             write_samples(self.config.run_dir / SAMPLES, self.records)
         if self.board:
             self.board.flush()
+        self.last_step, self.last_time = step, time.perf_counter()
+        if step == self.first_step:
+            self.first_time = self.last_time
 
     # --- terminal
 

@@ -62,12 +62,13 @@ class Tokens:
 
     def windows(self, limit):
         """The offsets of blocks side by side, from the beginning on, of at most `limit` tokens (0: all)."""
-        starts = [
-            np.arange(max(0, len(shard) - 1) // self.block_size) * self.block_size + first
-            for shard, first in zip(self.shards, self.first_offset, strict=False)
-        ]
         limit = min(limit or self.n_tokens, self.n_tokens)
-        return np.concatenate(starts)[: max(1, limit // self.block_size)]
+        left, starts = max(1, limit // self.block_size), []
+        for shard, first in zip(self.shards, self.first_offset, strict=False):
+            n = min(left, (len(shard) - 1) // self.block_size)
+            starts.append(first + self.block_size * np.arange(n))
+            left -= n
+        return np.concatenate(starts)
 
     def head(self, n):
         """The first n token ids, or all if there are fewer: a numpy array."""

@@ -1,23 +1,20 @@
-"""Open the pages of report.py in a real browser, as a reader does.
+"""Open the pages of tools.report in a real browser, as a reader does.
 
-    python tests/browser.py tiny [--screenshots=FOLDER]
+    python -m tests.browser tiny [--screenshots=FOLDER]
 
 Needs playwright (python -m pip install playwright) and Debian's chromium, or another one in the PATH.
-Reads   out/<run>/report.html and data/<dataset>/bpe<vocab_size>/tokenizer.html, as report.py has written them
+Reads   out/<run>/report.html and data/<dataset>/bpe<vocab_size>/tokenizer.html, as tools.report has written them
 """
 
 import argparse
-import json
+import itertools
 import shutil
-import sys
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from playwright.sync_api import sync_playwright
 
 from config import Config
-from files import LOG, find_run
+from lib.run_log import Run
 
 SCREENS = {"desktop": (1100, 800), "phone": (390, 844)}
 
@@ -34,7 +31,9 @@ def check(browser, page_file, screen, scheme, screenshots):
     page.goto(page_file.as_uri())
     assert requests == [page_file.as_uri()], requests  # and nothing else: no network, no other file
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the screen"
-    assert page.locator("svg polyline, table").count() > 0
+    assert page.locator("table").count() > 0
+    if page_file.name == "report.html":
+        check_charts(page, smallest_text=12 if touch else 14)
 
     tip = page.locator("#tip")
     assert tip.is_hidden()
@@ -64,19 +63,43 @@ def check(browser, page_file, screen, scheme, screenshots):
     context.close()
 
 
+def check_charts(page, smallest_text):
+    """Two charts, as wide as the page, in its colours, with text that is large enough and does not overlap."""
+    blue, orange = page.evaluate(
+        """["--blue", "--orange"].map(name => {
+            document.body.style.outlineColor = `var(${name})`;
+            return getComputedStyle(document.body).outlineColor;
+        })"""
+    )
+    assert page.locator("svg").count() == 2
+    for i, curves in enumerate(([blue, orange], [blue])):
+        chart = page.locator("svg").nth(i)
+        width = chart.bounding_box()["width"]
+        assert width == page.locator("main > .tiles").bounding_box()["width"]
+        colors = chart.locator("path").evaluate_all("paths => paths.map(path => getComputedStyle(path).stroke)")
+        assert [color for color in (blue, orange) if color in colors] == curves
+        texts = chart.locator("text").evaluate_all(
+            "texts => texts.map(t => t.getBBox()).map(b => [b.x, b.y, b.x + b.width, b.y + b.height])"
+        )
+        assert len(texts) > 8 and all((low - high) * width / 720 >= smallest_text for _, high, _, low in texts), texts
+        for a, b in itertools.combinations(texts, 2):
+            overlap = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
+            assert min(overlap) <= 0.1 * smallest_text, (a, b)  # room for accents and the like is not used
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a name under out/")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="keep a picture of each page")
     args = parser.parse_args()
-    log = find_run(args.run, LOG)
-    config = Config(**json.loads(log.read_text(encoding="utf-8"))["config"])
+    run = Run(args.run)
+    config = Config(**run.header["config"])
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if args.screenshots:
         args.screenshots.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for page_file in (log.parent / "report.html", config.tokens_dir / "tokenizer.html"):
+        for page_file in (run.folder / "report.html", config.tokens_dir / "tokenizer.html"):
             for screen in SCREENS:
                 for scheme in ("light", "dark"):
                     check(browser, page_file, screen, scheme, args.screenshots)

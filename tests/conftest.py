@@ -1,5 +1,6 @@
 """Each test works in a folder of its own, with a small real corpus, tokenizer and tokens made by the scripts."""
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import torch
 
 import config
 import prepare
@@ -17,6 +19,10 @@ from lib.errors import UserError
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# Small models are no faster on two threads, and much slower where something else is busy.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 SCRIPTS = Path(config.__file__).parent.parent
 WORDS = [

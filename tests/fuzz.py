@@ -1,10 +1,11 @@
 """Give the scripts damaged and hostile files, command lines and prompts: each must be used, or refused in one line.
 
-    python tests/fuzz.py --cases=100000 --processes=300
-    python tests/fuzz.py --only=checkpoint --cases=1000
+    python -m tests.fuzz --cases=100000 --processes=300
+    python -m tests.fuzz --only=checkpoint --cases=1000
 
-A case fails if a script ends otherwise than with exit code 0, 1 or 2, if its error is not one line, if code from a
-file is executed, if it takes more than 4 GB of memory or a minute, or if it fails and has changed a file.
+A case fails if a script ends otherwise than with exit code 0, 1 or 2, if its error is not one line, if code from a file
+is executed, if it takes more than a minute, or if it fails and has changed a file. The cases in this process may have
+4 GB of memory: where a file asks for more, that must be an error, too.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,34 +24,31 @@ import traceback
 import warnings
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "data")]
-
 import hypothesis
-import poetry
-import sanguo
 import torch
-from conftest import SCRIPTS, TINY, make_text
 from hypothesis import strategies as st
 
 import config
-import export
 import plot_loss
 import prepare
-import report
 import sample
 import train
 import train_tokenizer
+from data import poetry, sanguo
+from tests.conftest import SCRIPTS, TINY, copy_scripts, make_text
+from tools import export
+from tools.report import __main__ as report
 
-ONE_STEP = [*TINY, "--max_steps=1"]
+ONE_STEP = [*TINY, "--max_steps=1", "--run=other"]
 DATA, MODEL = "data/book/bpe400", "out/run/hf"
 MAINS = {
     "train_tokenizer.py": train_tokenizer.main,
-    "export.py": export.main,
     "prepare.py": prepare.main,
     "train.py": train.main,
     "sample.py": sample.main,
     "plot_loss.py": plot_loss.main,
-    "report.py": report.main,
+    "tools.export": export.main,
+    "tools.report": report.main,
     "data/sanguo.py": sanguo.main,
     "data/poetry.py": poetry.main,
 }
@@ -72,30 +71,30 @@ class Room:
         self.home, self.in_processes, self.cases = home, in_processes, 0
         self.witness = home / "executed"
         config.ROOT = home
-        for script in MAINS:
-            (home / script).parent.mkdir(parents=True, exist_ok=True)
-        if in_processes:
-            for path in [*SCRIPTS.glob("*.py"), *SCRIPTS.glob("data/*.py"), *SCRIPTS.glob("config/*.py")]:
-                target = home / path.relative_to(SCRIPTS)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copy(path, target)
+        copy_scripts(home)
         for dataset in ("book", "sanguo", "poetry"):
             folder = home / "data" / dataset
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "corpus.jsonl").write_text(
-                "".join(json.dumps({"text": make_text(12, seed=i)}) + "\n" for i in range(5)), encoding="utf-8"
-            )
+            folder.mkdir(parents=True)
+            records = [json.dumps({"text": make_text(12, seed=i)}) + "\n" for i in range(5)]
+            (folder / "corpus.jsonl").write_text("".join(records), encoding="utf-8")
+        for script in (poetry, sanguo):  # They know their folder by where they are.
+            shutil.copy(script.__file__, home / "data")
+            script.FOLDER = home / "data" / script.FOLDER.name
         (home / "clone").mkdir()
         poems = [{"title": "靜夜思", "author": "李白", "paragraphs": ["牀前看月光，", "疑是地上霜。"]}]
         (home / "clone" / "poet.tang.0.json").write_text(json.dumps(poems), encoding="utf-8")
         (home / "mine.py").write_text('"""Mine."""\nn_layer = 2\nlearning_rate = 1e-3\n', encoding="utf-8")
-        steps = [(train_tokenizer.main, TINY), (prepare.main, TINY), (train.main, TINY)]
-        steps += [(export.main, [str(home / "out" / "run")]), (prepare.main, [*TINY, f"--init_from={home / MODEL}"])]
-        for main, argv in steps:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                assert main(argv) == 0
-        self.good = self.files()
         os.chdir(home)
+        for script, argv in (
+            ("train_tokenizer.py", TINY),
+            ("prepare.py", TINY),
+            ("train.py", TINY),
+            ("tools.export", ["run"]),
+            ("prepare.py", [*TINY, f"--init_from={MODEL}"]),
+        ):
+            code, error = self.call(script, argv, b"")
+            assert code == 0, error
+        self.good = self.files()
 
     def files(self):
         """Every file a user would call theirs."""
@@ -103,33 +102,38 @@ class Room:
         return {p: p.read_bytes() for p in [*kept, self.home / "mine.py"] if p.is_file() and p.name != ".lock"}
 
     def check(self, script, argv, changed=None, stdin=b""):
-        """Call a script where the files in `changed` (path in the home folder -> bytes) are replaced."""
+        """Call a script where the files in `changed` (path in the home folder -> bytes, None: none) are replaced."""
         self.cases += 1
         before = self.good | {self.home / name: content for name, content in (changed or {}).items()}
-        for name, content in (changed or {}).items():
-            (self.home / name).write_bytes(content)
         try:
+            self.write(before)
             code, error = (self.start if self.in_processes else self.call)(script, argv, stdin)
             assert code in (0, 1, 2), f"exit code {code}: {error}"
-            errors = [line for line in error.splitlines() if line.startswith("error: ")]
-            assert len(errors) == (code > 0) and "Traceback" not in error, error
-            assert not code or error.splitlines()[-1] == errors[0], f"the error is not one line: {error}"
+            assert "Traceback" not in error, error
+            if not script.startswith("data/"):  # These stand alone, with argparse as it is.
+                lines = [line for line in error.splitlines() if line.startswith("error: ")]
+                assert len(lines) == (code > 0), error
+                assert not code or error.splitlines()[-1] == lines[0], f"the error is not one line: {error}"
             assert not self.witness.exists(), "code was executed"
-            after = self.files()
             if code:
+                after = self.files()
                 changes = [str(path) for path, content in before.items() if after.get(path) != content]
-                if "no longer finite" in error:  # weights that explode; resuming has written the log anew by then
+                if "no longer finite" in error:  # The weights explode; by then, resuming has written the log anew.
                     changes = [path for path in changes if not path.endswith("loss_log.json")]
                 assert not changes, f"it failed and changed {changes}: {error}"
         finally:
-            after = self.files()
-            for path in after.keys() - self.good.keys():
-                path.unlink()
-            for path, content in self.good.items():
-                if after.get(path) != content:
-                    path.write_bytes(content)
+            self.write(self.good)
             with contextlib.suppress(FileNotFoundError):
                 self.witness.rmdir()
+
+    def write(self, wanted):
+        """Have these files, and no others. wanted: {path: bytes, or None if there is to be none}."""
+        there = self.files()
+        for path in there.keys() | wanted.keys():
+            if wanted.get(path) is None:
+                path.unlink(missing_ok=True)
+            elif there.get(path) != wanted[path]:
+                path.write_bytes(wanted[path])
 
     def call(self, script, argv, stdin):
         """In this process. Returns (exit code, what was written to stderr)."""
@@ -139,10 +143,11 @@ class Room:
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
                 warnings.simplefilter("always")
-                warnings.simplefilter("ignore", ResourceWarning)  # train.py's data is open until the process ends
-                code = MAINS[script](argv)
-        except SystemExit as end:
-            code = end.code
+                code = MAINS[script](argv) or 0
+        except SystemExit as end:  # with a number, or with a message, for which Python itself exits with 1
+            code = end.code or 0
+            if isinstance(code, str):
+                code = print(code, file=err) or 1
         finally:
             signal.alarm(0)
             sys.stdin = previous
@@ -150,10 +155,11 @@ class Room:
 
     def start(self, script, argv, stdin):
         """As a process of its own."""
+        words = ["-m", script] if script.startswith("tools.") else [script]
         try:
-            words = [sys.executable, str(self.home / script), *argv]
-            result = subprocess.run(words, input=stdin, capture_output=True, timeout=120)
-        except (ValueError, OSError):  # no program can be given such words
+            command = [sys.executable, *words, *argv]
+            result = subprocess.run(command, cwd=self.home, input=stdin, capture_output=True, timeout=120)
+        except (ValueError, OSError):  # No program can be given such words.
             return 0, ""
         return result.returncode, result.stderr.decode()
 
@@ -169,6 +175,13 @@ NUMBERS = st.one_of(
 ODD = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20), st.just("\ud800"), st.just([]), st.just({}))
 JSON = st.recursive(
     ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+VALUES = st.one_of(
+    NUMBERS.map(str),
+    st.text(max_size=12),
+    st.sampled_from(
+        ["", "True", "auto", "cpu", "cuda", "mps", "float16", "1e999", "1_0", "--", "=", "x" * 5000, "\x00"]
+    ),
 )
 
 
@@ -189,7 +202,7 @@ def damaged(draw, content):
 @st.composite
 def tampered(draw, value, odd=JSON):
     """A nested value, one to three places of which are replaced, removed or added."""
-    value = json.loads(json.dumps(value)) if odd is JSON else copy_nested(value)
+    value = copy_nested(value)
     for _ in range(draw(st.integers(1, 3))):
         inner, keys = value, None
         while isinstance(inner, dict | list) and inner and (keys is None or draw(st.integers(0, 3))):
@@ -242,240 +255,141 @@ def tensors(witness):
     return JSON | small | st.sampled_from(strange)
 
 
-def saved(value):
+def saved(value) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
-VALUES = st.one_of(
-    NUMBERS.map(str),
-    st.text(max_size=12),
-    st.sampled_from(
-        ["", "True", "auto", "cpu", "cuda", "mps", "float16", "1e999", "1_0", "--", "=", "x" * 5000, "\x00"]
-    ),
-)
+def to_bytes(text) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
-def words(own, positional):
-    """A command line: flags of the config or of the script, with any value or none, and words of any kind."""
-    flag = st.sampled_from([f"--{name}" for name in own])
-    word = st.one_of(
-        st.builds("{}={}".format, flag, VALUES),
-        flag,
-        VALUES,
-        st.sampled_from(positional),
-        st.text(max_size=6).map("--{}".format),
+def to_json(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+def config_files():
+    """Config files: a good one that is damaged, and good and odd assignments."""
+    good = "".join(f"{name} = {field.default!r}\n" for name, field in config.FIELDS.items())
+    value = (
+        ODD.map(repr) | st.text(max_size=12) | st.sampled_from(["__import__('os').mkdir('executed')", "1+1", "[" * 999])
     )
-    return st.lists(word, max_size=5)
+    line = st.builds("{} = {}".format, st.sampled_from([*config.FIELDS, "x", "1", "a.b"]), value)
+    return damaged(good.encode()) | st.lists(line, max_size=4).map("\n".join).map(to_bytes)
+
+
+# --- targets
 
 
 def targets(room):
     """name -> (share of the cases, strategy, what is done with a case)."""
     good = {path.relative_to(room.home).as_posix(): content for path, content in room.good.items()}
-    meta, log = (json.loads(good[name]) for name in (f"{DATA}/meta.json", "out/run/loss_log.json"))
-    tokenizer, tokenizer_json = json.loads(good[f"{DATA}/tokenizer.json"]), f"{DATA}/tokenizer.json"
-    best, latest = (torch.load(room.home / "out" / "run" / name) for name in ("best.pt", "ckpt.pt"))
-    scaler = torch.amp.GradScaler("cpu").state_dict()
-    odd = tensors(room.witness)
+    tokenizer, corpus, poems = f"{DATA}/tokenizer.json", "data/book/corpus.jsonl", "clone/poet.tang.0.json"
+    best, latest, log = "out/run/best.pt", "out/run/ckpt.pt", "out/run/loss_log.json"
     sampling = ["--run=run", "--prompt=曹操", "--max_new_tokens=3"]
-    keys = [key for key in config.FIELDS if key != "corpus"]
-    corpus, poems = "data/book/corpus.jsonl", "clone/poet.tang.0.json"
-    records = st.lists(tampered({"text": make_text(3)}).map(json.dumps), max_size=4).map("\n".join)
+    resuming = [*TINY, "--max_steps=22", "--resume"]
+    beginning = [*ONE_STEP, f"--init_from={MODEL}"]
 
-    def json_or_bytes(name, value):
-        return tampered(value).map(lambda value: json.dumps(value).encode()) | damaged(good[name])
+    def command_line(share, script, *words, after=()):
+        """Flags that its --help names, with any value or none, and words of any kind."""
+        flags = st.sampled_from(sorted(set(re.findall(r"--\w+", help_of(script)))))
+        word = st.one_of(
+            st.builds("{}={}".format, flags, VALUES),
+            flags,
+            VALUES,
+            st.sampled_from([*words, "x", "/dev/null"]),
+            st.text(max_size=6).map("--{}".format),
+        )
+        return share, st.lists(word, max_size=5), lambda argv: room.check(script, [*argv, *after])
 
-    def command_line(script, own, positional, after):
-        line = words([*own, "help"], [*positional, "x", "/", "/dev/null"])
-        return line, lambda argv: room.check(script, [*argv, *after])
+    def file(share, strategy, name, script, argv, **others):
+        return share, strategy, lambda content: room.check(script, argv, {name: content, **others})
 
-    def file(script, name, argv, also=()):
-        return lambda content: room.check(script, argv, dict.fromkeys((name, *also), content))
+    def json_file(share, name, script, argv, **others):
+        strategy = tampered(json.loads(good[name])).map(to_json) | damaged(good[name])
+        return file(share, strategy, name, script, argv, **others)
 
+    def checkpoint(share, name, script, argv, **more):
+        value = torch.load(io.BytesIO(good[name])) | more
+        strategy = tampered(value, tensors(room.witness)).map(saved) | damaged(good[name])
+        return file(share, strategy, name, script, argv)
+
+    def tokenizer_in_checkpoint(share, script, argv):
+        value = torch.load(io.BytesIO(good[best]))
+        texts = tampered(json.loads(good[tokenizer])).map(to_json) | damaged(good[tokenizer])
+        strategy = texts.map(lambda text: saved(value | {"tokenizer": text.decode("latin-1")}))
+        return file(share, strategy, best, script, argv)
+
+    train_bin = good[f"{DATA}/train.bin"]
+    records = st.lists(tampered({"text": make_text(3)}).map(json.dumps), max_size=4).map("\n".join).map(to_bytes)
+    records |= damaged(good[corpus])
+    text = make_text(30)
+    texts = damaged(text.encode()) | damaged(text.encode("gb18030")) | st.binary(max_size=500)
+    scaler = torch.amp.GradScaler("cpu").state_dict()
+    to_gguf = ["run", "--format=gguf", "--out=out/exported.gguf"]
     return {
-        "config file": (
-            10,
-            damaged(good_config(config.FIELDS)) | st.lists(assignments(), max_size=4).map("\n".join).map(to_bytes),
-            lambda content: room.check("train.py", ["mine.py", *ONE_STEP, "--run=other"], {"mine.py": content}),
+        # command lines
+        "train_tokenizer.py": command_line(4, "train_tokenizer.py", "mine.py", after=TINY),
+        "prepare.py": command_line(6, "prepare.py", "mine.py", after=TINY),
+        "train.py": command_line(8, "train.py", "mine.py", after=ONE_STEP),
+        "sample.py": command_line(
+            10, "sample.py", "run", "out/run", "/", after=["--num_samples=2", "--max_new_tokens=2"]
         ),
-        "train.py, command line": (
-            8,
-            *command_line("train.py", [*keys, "resume", "overwrite"], ["mine.py"], [*ONE_STEP, "--run=other"]),
-        ),
-        "prepare.py, command line": (6, *command_line("prepare.py", [*config.FIELDS, "shard"], ["mine.py"], TINY)),
-        "train_tokenizer.py, command line": (4, *command_line("train_tokenizer.py", config.FIELDS, ["mine.py"], TINY)),
-        "sample.py, command line": (
-            10,
-            *command_line(
-                "sample.py",
-                [
-                    "run",
-                    "last",
-                    "prompt",
-                    "prompt_file",
-                    "ignore_eos",
-                    "device",
-                    "temperature",
-                    "top_k",
-                    "top_p",
-                    "min_p",
-                    "repetition_penalty",
-                    "seed",
-                ],
-                ["out/run", "run"],
-                ["--num_samples=2", "--max_new_tokens=2"],
-            ),
-        ),
-        "plot_loss.py, command line": (1, *command_line("plot_loss.py", ["out"], ["run", "out/run", ".svg"], [])),
-        "data/sanguo.py, command line": (1, *command_line("data/sanguo.py", [], [], [])),
-        "data/poetry.py, command line": (1, *command_line("data/poetry.py", ["from"], ["clone"], [])),
-        "poems": (
-            4,
-            tampered(json.loads(good[poems])).map(lambda value: json.dumps(value).encode()) | damaged(good[poems]),
-            lambda content: clone(room, content),
-        ),
-        "meta.json": (
-            8,
-            json_or_bytes(f"{DATA}/meta.json", meta),
-            file("train.py", f"{DATA}/meta.json", [*ONE_STEP, "--run=other"]),
-        ),
-        "train.bin": (
-            3,
-            damaged(good[f"{DATA}/train.bin"]).map(lambda content: fit(content, good[f"{DATA}/train.bin"])),
-            file("train.py", f"{DATA}/train.bin", [*ONE_STEP, "--run=other"]),
-        ),
-        "tokenizer.json": (10, json_or_bytes(tokenizer_json, tokenizer), file("prepare.py", tokenizer_json, TINY)),
-        "tokenizer in a checkpoint": (
-            6,
-            json_or_bytes(tokenizer_json, tokenizer).map(
-                lambda text: saved(best | {"tokenizer": text.decode("latin-1")})
-            ),
-            file("sample.py", "out/run/best.pt", sampling),
-        ),
-        "best.pt, sample.py": (
-            12,
-            tampered(best, odd).map(saved) | damaged(good["out/run/best.pt"]),
-            file("sample.py", "out/run/best.pt", sampling),
-        ),
-        "ckpt.pt, train.py --resume": (
-            8,
-            tampered(latest, odd).map(saved) | damaged(good["out/run/ckpt.pt"]),
-            file("train.py", "out/run/ckpt.pt", [*TINY, "--max_steps=22", "--resume"]),
-        ),
-        "ckpt.pt, train.py --dtype=float16": (
-            2,
-            tampered(latest | {"scaler": scaler}, odd).map(saved),
-            file("train.py", "out/run/ckpt.pt", [*TINY, "--max_steps=22", "--resume", "--dtype=float16"]),
-        ),
-        "loss_log.json": (
-            2,
-            json_or_bytes("out/run/loss_log.json", log),
-            file("plot_loss.py", "out/run/loss_log.json", ["run"]),
-        ),
-        "loss_log.json, export.py": (
-            1,
-            json_or_bytes("out/run/loss_log.json", log),
-            file("export.py", "out/run/loss_log.json", ["run", "--out=out/exported"]),
-        ),
-        "loss_log.json, report.py": (
-            1,
-            json_or_bytes("out/run/loss_log.json", log),
-            file("report.py", "out/run/loss_log.json", ["run"]),
-        ),
-        "best.pt, report.py": (
-            1,
-            tampered(best, odd).map(saved) | damaged(good["out/run/best.pt"]),
-            file("report.py", "out/run/best.pt", ["run"]),
-        ),
-        "report.py, command line": (1, *command_line("report.py", ["last", "device"], ["run", "out/run"], [])),
-        "tokenizer.json, report.py": (
-            1,
-            json_or_bytes(tokenizer_json, tokenizer),
-            file("report.py", tokenizer_json, ["--tokenizer", *TINY]),
-        ),
-        "tokenizer in a checkpoint, export.py": (
-            2,
-            json_or_bytes(tokenizer_json, tokenizer).map(
-                lambda text: saved(best | {"tokenizer": text.decode("latin-1")})
-            ),
-            file("export.py", "out/run/best.pt", ["run", "--format=gguf", "--out=out/exported.gguf"]),
-        ),
-        "export.py, command line": (1, *command_line("export.py", ["format", "type", "last", "out"], ["run"], [])),
-        **{
-            f"init_from, {name}": (
-                3,
-                json_or_bytes(f"{MODEL}/{name}", json.loads(good[f"{MODEL}/{name}"])),
-                file("train.py", f"{MODEL}/{name}", [*ONE_STEP, f"--init_from={MODEL}", "--run=other"]),
-            )
-            for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
-        },
-        "init_from, model.safetensors": (
-            3,
-            damaged(good[f"{MODEL}/model.safetensors"]),
-            file("train.py", f"{MODEL}/model.safetensors", [*ONE_STEP, f"--init_from={MODEL}", "--run=other"]),
-        ),
-        "corpus.jsonl": (
-            6,
-            records.map(to_bytes) | damaged(good[corpus]),
-            file("prepare.py", corpus, TINY),
-        ),
-        "corpus.txt": (
-            4,
-            damaged(make_text(30).encode()) | damaged(make_text(30).encode("gb18030")) | st.binary(max_size=500),
-            lambda content: room.check(
-                "prepare.py", ["--corpus=data/x.txt", *TINY, "--dataset=book"], {"data/x.txt": content}
-            ),
-        ),
-        "corpus for a tokenizer": (
-            2,
-            records.map(to_bytes) | damaged(good[corpus]),
-            file("train_tokenizer.py", corpus, TINY),
-        ),
-        "prompts": (
-            6,
-            st.text(),
-            lambda text: room.check("sample.py", [*sampling, f"--prompt={text}"]),
-        ),
+        "plot_loss.py": command_line(1, "plot_loss.py", "run", "out/run", ".svg"),
+        "tools.export": command_line(1, "tools.export", "run"),
+        "tools.report": command_line(1, "tools.report", "run", "out/run"),
+        "data/sanguo.py": command_line(1, "data/sanguo.py"),
+        "data/poetry.py": command_line(1, "data/poetry.py", "clone"),
+        # text
+        "config file": file(10, config_files(), "mine.py", "train.py", ["mine.py", *ONE_STEP]),
+        "corpus.jsonl": file(6, records, corpus, "prepare.py", TINY),
+        "corpus.jsonl, train_tokenizer.py": file(2, records, corpus, "train_tokenizer.py", TINY),
+        "corpus.txt": file(4, texts, "data/x.txt", "prepare.py", ["--corpus=data/x.txt", *TINY, "--dataset=book"]),
+        "poems": json_file(4, poems, "data/poetry.py", ["--from=clone"], **{"data/poetry/corpus.jsonl": None}),
+        "prompts": (6, st.text(), lambda text: room.check("sample.py", [*sampling, f"--prompt={text}"])),
         "bytes on stdin": (
             6,
             st.binary() | damaged(make_text(3).encode()),
             lambda content: room.check("sample.py", ["--run=run", "--max_new_tokens=3"], stdin=content),
         ),
+        # tokens
+        "tokenizer.json": json_file(10, tokenizer, "prepare.py", TINY),
+        "tokenizer.json, tools.report": json_file(1, tokenizer, "tools.report", ["--tokenizer", *TINY]),
+        "meta.json": json_file(8, f"{DATA}/meta.json", "train.py", ONE_STEP),
+        "train.bin": file(  # of the length that meta.json says
+            3,
+            damaged(train_bin).map(lambda content: (content + train_bin)[: len(train_bin)]),
+            f"{DATA}/train.bin",
+            "train.py",
+            ONE_STEP,
+        ),
+        # runs
+        "best.pt": checkpoint(12, best, "sample.py", sampling),
+        "best.pt, tools.report": checkpoint(1, best, "tools.report", ["run"]),
+        "best.pt, its tokenizer": tokenizer_in_checkpoint(6, "sample.py", sampling),
+        "best.pt, its tokenizer, tools.export": tokenizer_in_checkpoint(2, "tools.export", to_gguf),
+        "ckpt.pt": checkpoint(8, latest, "train.py", resuming),
+        "ckpt.pt, --resume in float16": checkpoint(
+            2, latest, "train.py", [*resuming, "--dtype=float16"], scaler=scaler
+        ),
+        "loss_log.json": json_file(2, log, "plot_loss.py", ["run"]),
+        "loss_log.json, tools.export": json_file(1, log, "tools.export", ["run", "--out=out/exported"]),
+        "loss_log.json, tools.report": json_file(1, log, "tools.report", ["run"]),
+        # published models
+        "init_from, config.json": json_file(3, f"{MODEL}/config.json", "train.py", beginning),
+        "init_from, tokenizer.json": json_file(3, f"{MODEL}/tokenizer.json", "train.py", beginning),
+        "init_from, tokenizer_config.json": json_file(3, f"{MODEL}/tokenizer_config.json", "train.py", beginning),
+        "init_from, model.safetensors": file(
+            3, damaged(good[f"{MODEL}/model.safetensors"]), f"{MODEL}/model.safetensors", "train.py", beginning
+        ),
     }
 
 
-def to_bytes(text):
-    return text.encode("utf-8", "surrogatepass")
-
-
-def fit(content, good):
-    """Bytes of the length that meta.json says."""
-    return (content + good)[: len(good)]
-
-
-def good_config(fields):
-    return "".join(f"{name} = {field.default!r}\n" for name, field in fields.items()).encode()
-
-
-def assignments():
-    """Lines of a config file, good ones and others."""
-    value = (
-        ODD.map(repr) | st.text(max_size=12) | st.sampled_from(["__import__('os').mkdir('executed')", "1+1", "[" * 999])
-    )
-    return st.builds("{} = {}".format, st.sampled_from([*config.FIELDS, "x", "1", "a.b"]), value)
-
-
-def clone(room, content):
-    """data/poetry.py with a damaged clone; its corpus must not be there yet."""
-    corpus = room.home / "data" / "poetry" / "corpus.jsonl"
-    kept = room.good.pop(corpus)
-    try:
-        corpus.unlink(missing_ok=True)
-        room.check("data/poetry.py", ["--from=clone"], {"clone/poet.tang.0.json": content})
-    finally:
-        room.good[corpus] = kept
-        corpus.write_bytes(kept)
+def help_of(script) -> str:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:
+        MAINS[script](["--help"])
+    return out.getvalue()
 
 
 def run(room, cases, only, seed):
@@ -495,17 +409,25 @@ def run(room, cases, only, seed):
             )
             try:
                 hypothesis.seed(seed + left)(settings(hypothesis.given(strategy)(check)))()
-            except Exception:
+            except Exception as error:
                 faults += 1
-                traceback.print_exc()
+                error.__notes__ = [note[:1000] for note in getattr(error, "__notes__", ())]  # They hold whole files.
+                print(f"\n{name}:", *traceback.format_exception(error), sep="\n")
                 break
             left -= 1000
-        print(f"{name:34} {room.cases - before:7,} cases {time.monotonic() - begin:7.0f} s", flush=True)
+        print(f"{name:36} {room.cases - before:7,} cases {time.monotonic() - begin:7.0f} s", flush=True)
     return faults
 
 
 def too_slow(*_):
     raise AssertionError("it takes more than a minute")
+
+
+def limit_memory(size):
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (size or resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def main(argv=None):
@@ -527,13 +449,6 @@ def main(argv=None):
                 print(f"{room.cases:,} cases, {faults} targets with faults")
                 os.chdir(SCRIPTS)
     return 1 if faults else 0
-
-
-def limit_memory(size):
-    with contextlib.suppress(ImportError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (size or resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

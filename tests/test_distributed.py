@@ -1,55 +1,97 @@
-"""Several processes, started by torchrun on the CPU, do what one process does."""
+"""Several processes on the CPU do what one process does.
 
-from errors import UserError
+Most tests fork their processes, which saves the import of torch in each. One starts the real torchrun.
+"""
 
 import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import traceback
 
 import pytest
 import torch
-from conftest import TINY
-from crash import read_run, same
 
 import config
 import train
+from lib import device, distributed
+from lib.errors import UserError
+from tests.conftest import TINY
+from tests.crash import read_run, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun needs the signals of Unix")
 
-FLAGS = [*TINY, "--batch_size=8", "--max_steps=50"]
+FLAGS = [*TINY, "--batch_size=8", "--max_steps=50", "--device=cpu"]
 
 
-def torchrun(home, processes, *words, options=()):
-    """Run the copy of train.py in a home folder; returns (exit code, stdout, stderr)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [*options, "--", "train.py", *FLAGS, *words]  # after --, torchrun does not take --run for its --run_path
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=120)
-    return result.returncode, result.stdout, result.stderr
+@pytest.fixture
+def processes(tmp_path, monkeypatch):
+    """Run train.main in several forked processes, with the environment that torchrun gives them.
+
+    Returns the exit code, stdout and stderr of each.
+    """
+
+    def child(rank, world_size, argv):
+        monkeypatch.setattr(distributed, "is_torchrun", True)
+        monkeypatch.setattr(distributed, "rank", rank)
+        monkeypatch.setattr(distributed, "world_size", world_size)
+        monkeypatch.setattr(distributed, "is_main", rank == 0)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(tmp_path / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w", 1, encoding="utf-8", closefd=False))
+        return train.main(argv)
+
+    def call(world_size, *words, restarts=0):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for name, value in {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RESTART_COUNT": str(restarts),
+            "TOKENIZERS_PARALLELISM": "false",  # or it warns of the fork
+        }.items():
+            monkeypatch.setenv(name, value)
+        children = []
+        for rank in range(world_size):
+            if pid := os.fork():
+                children.append(pid)
+                continue
+            code = 99  # of a traceback
+            try:
+                code = child(rank, world_size, [*FLAGS, *words])
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        texts = (
+            [(tmp_path / f"{name}{rank}").read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+            for rank in range(world_size)
+        )
+        return [(code, *text) for code, text in zip(codes, texts, strict=True)]
+
+    return call
 
 
-def at_step(home, wanted, code):
-    """Have the copy of train.py run a line of code when process 1 comes to the step (-1: at once)."""
-    script = (home / "train.py").read_text(encoding="utf-8")
-    script, main = script.split('if __name__ == "__main__":')
-    script += f"""
-import config as settings
-attempt, starts = os.environ["TORCHELASTIC_RESTART_COUNT"], block_starts
-def block_starts(seed, step, *sizes):
-    if RANK == 1 and step >= {wanted}:
-        {code}
-    return starts(seed, step, *sizes)
-if {wanted} < 0 and RANK == 1:
-    {code}
-"""
-    (home / "train.py").write_text(f'{script}if __name__ == "__main__":{main}', encoding="utf-8")
+def at_step(monkeypatch, wanted, action):
+    """Call `action` in every process that comes to the step."""
+    batch_offsets = train.batch_offsets
+
+    def call(seed, step, *sizes):
+        if step == wanted:
+            action()
+        return batch_offsets(seed, step, *sizes)
+
+    monkeypatch.setattr(train, "batch_offsets", call)
 
 
-def records(home, run):
+def records(home, run="run"):
     return json.loads((home / "out" / run / "loss_log.json").read_text(encoding="utf-8"))["records"]
 
 
@@ -59,107 +101,149 @@ def assert_same_curve(a, b):
         assert [r[key] for r in a if key in r] == pytest.approx([r[key] for r in b if key in r], abs=1e-4)
 
 
-@pytest.fixture
-def alone(clone, monkeypatch):
-    """The home folder `clone`, with out/alone, the run of a single process."""
-    monkeypatch.setattr(config, "ROOT", clone)
-    assert train.main([*FLAGS, "--run=alone"]) == 0
-    return clone
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    """A home folder with out/alone, the run of a single process."""
+    home = tmp_path_factory.mktemp("alone") / "home"
+    shutil.copytree(prepared, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "ROOT", home)
+        assert train.main([*FLAGS, "--run=alone"]) == 0
+    return home
 
 
-def test_the_same_curve_on_any_number_of_processes(alone):
-    for processes, micro_batch_size in ((2, 0), (4, 1)):
-        run = f"run{processes}{micro_batch_size}"
-        code, out, err = torchrun(alone, processes, f"--micro_batch_size={micro_batch_size}", f"--run={run}")
-        assert (code, err) == (0, "")
-        assert out.count("baselines") == out.count("step 50:") == out.count("done in") == 1  # process 0 alone prints
-        assert f"eager, {processes} processes" in out
-        assert_same_curve(records(alone, run), records(alone, "alone"))
-        log = json.loads((alone / "out" / run / "loss_log.json").read_text(encoding="utf-8"))
-        assert log["hardware"]["processes"] == processes
+def test_two_processes_give_the_curve_of_one(book, alone, processes):
+    main, other = processes(2)
+    assert (main[0], main[2]) == (0, "") and other == (0, "", "")  # process 0 alone prints
+    assert main[1].count("baselines") == main[1].count("step 50:") == main[1].count("done in") == 1
+    assert "eager, 2 processes" in main[1]
+    assert_same_curve(records(book), records(alone, "alone"))
+    log = json.loads((book / "out" / "run" / "loss_log.json").read_text(encoding="utf-8"))
+    assert log["hardware"]["processes"] == 2
 
 
-def test_resuming_on_more_processes(alone, fails_at):
-    fails_at(25, FLAGS)
-    code, out, err = torchrun(alone, 2, "--resume")
-    assert (code, err) == (0, "") and out.count("at step 20\n") == 1
-    assert_same_curve(records(alone, "run"), records(alone, "alone"))
+def test_each_resume_may_have_another_number_of_processes(book, alone, processes, fails_at, monkeypatch):
+    """One process, then four in small passes, then one again."""
 
+    def enough():
+        raise UserError("enough")
 
-def test_a_signal_saves_and_stops_and_fewer_processes_go_on(alone):
-    """Of the four signals two come by way of torchrun, and a second one must not end what the first one began."""
-    code = f"time.sleep(0.05); [os.kill(i, {signal.SIGTERM:d}) for i in (os.getpid(), os.getppid()) if step == 20]"
-    at_step(alone, 20, code)
-    code, out, err = torchrun(alone, 2)
-    assert code and out.count("saved step") == 1 and "error: " not in err, err
-    step = read_run(alone / "out" / "run")["ckpt.pt"]["step"]
-    assert step > 20 and f"saved step {step}; go on with: torchrun" in out
+    fails_at(15, FLAGS)
+    with monkeypatch.context() as patch:
+        at_step(patch, 35, enough)
+        results = processes(4, "--resume", "--micro_batch_size=1")
+    assert [(code, err) for code, _, err in results] == [(1, "error: enough\n")] * 4
+    assert results[0][1].count("at step 10\n") == 1
     assert train.main([*FLAGS, "--resume"]) == 0
-    assert_same_curve(records(alone, "run"), records(alone, "alone"))
+    assert_same_curve(records(book), records(alone, "alone"))
 
 
-def test_a_killed_process_is_started_again_and_goes_on(clone):
-    """The restart resumes, although it is the command that was to overwrite; the end is the same, bit for bit."""
-    assert torchrun(clone, 2, "--dropout=0.1", "--run=whole")[0] == 0
-    shutil.copytree(clone / "out" / "whole", clone / "out" / "run")
-    at_step(clone, 25, f'if attempt == "0": os.kill(os.getpid(), {signal.SIGKILL:d})')
-    code, out, err = torchrun(clone, 2, "--dropout=0.1", "--overwrite", options=["--max_restarts=3"])
-    assert code == 0 and out.count("resumed") == 1 and "at step 20\n" in out, err
-    assert err.count("error: ") == err.count("the connection to another process broke off") == 1
-    whole, killed = (read_run(clone / "out" / run) for run in ("whole", "run"))
-    assert same(whole, killed)
-
-
-def test_a_restart_does_not_go_on_with_a_run_that_was_refused(alone):
-    (alone / "out" / "alone").rename(alone / "out" / "run")
-    before = read_run(alone / "out" / "run")
-    code, out, err = torchrun(alone, 2, "--learning_rate=0.5", options=["--max_restarts=1"])
-    assert code and err.count("exists; --resume goes on with it") == 2 and "resumed" not in out
-    assert same(read_run(alone / "out" / "run"), before)
+def test_a_restart_does_not_go_on_with_a_run_that_was_refused(book, alone, processes):
+    shutil.copytree(alone / "out" / "alone", book / "out" / "run")
+    before = read_run(book / "out" / "run")
+    for code, out, err in processes(2, "--learning_rate=0.5", restarts=1):
+        assert code == 1 and "exists; --resume goes on with it" in err and "resumed" not in out
+    assert same(read_run(book / "out" / "run"), before)
 
 
 @pytest.mark.parametrize(
-    ("words", "step", "code", "message"),
-    [
-        (["--n_embed=3"], 99, "pass", "error: unknown flag --n_embed, did you mean n_embd?"),
-        ([], 15, 'raise UserError("only here")', "error: only here\n"),
-        ([], 15, 'raise ValueError("a bug")', "ValueError: a bug\n"),
-        (["--resume"], -1, 'settings.ROOT /= "other"', "has first step 0, process 0 on"),  # out/ is not shared
-    ],
+    ("error", "last"), [(UserError("only here"), "error: only here"), (ValueError("a bug"), "ValueError: a bug")]
 )
-def test_an_error_is_reported_once(alone, words, step, code, message):
-    if words == ["--resume"]:
-        (alone / "out" / "alone").rename(alone / "out" / "run")
-        (alone / "other").mkdir()
-        (alone / "other" / "data").symlink_to(alone / "data")
-    at_step(alone, step, code)
-    code, _, err = torchrun(alone, 2, *words)
-    assert code == 1 and err.count(message) == 1, err
-    assert err.count("error: ") == ("error: " in message or "process" in message), err
-    assert err.count("Traceback") == 1 + ("ValueError" in message), err  # one is torchrun's own
+def test_an_error_in_one_process_ends_all(book, processes, monkeypatch, error, last):
+    def fail():
+        if distributed.rank == 1:
+            raise error
+
+    at_step(monkeypatch, 15, fail)
+    main, other = processes(2)
+    assert other[0] == (1 if "error: " in last else 99) and other[2].splitlines()[-1] == last
+    assert other[2].count("\n") == 1 or "Traceback" in other[2]
+    assert main[0] == 1 and main[2].splitlines()[-1].startswith("error: the connection to another process broke off")
+    assert "Traceback" not in main[2]
+    assert read_run(book / "out" / "run")["ckpt.pt"]["step"] == 10
+
+
+def test_processes_that_see_other_files_are_refused(book, alone, processes, monkeypatch):
+    """As on two machines without a shared disk."""
+    shutil.copytree(alone / "out" / "alone", book / "out" / "run")
+    (book / "other").mkdir()
+    (book / "other" / "data").symlink_to(book / "data")
+    join = distributed.join
+
+    def elsewhere():
+        if distributed.rank == 1:
+            monkeypatch.setattr(config, "ROOT", book / "other")
+        return join()
+
+    monkeypatch.setattr(distributed, "join", elsewhere)
+    for code, _, err in processes(2, "--resume"):
+        assert code == 1 and err.count("\n") == 1
+        assert "error: process 1 on" in err and "has first step 0, process 0 on" in err and "has 50" in err
+
+
+def test_killed_and_stopped_under_torchrun(clone, processes, monkeypatch):
+    """A process is killed at step 25, and started again by torchrun. Then the run is stopped, and resumed.
+
+    The restart resumes, although the command is one that overwrites. Of the four signals two come by way of torchrun,
+    and a second one must not end what the first one began. The end is that of a run which nothing disturbed, bit for
+    bit.
+    """
+    monkeypatch.setattr(config, "ROOT", clone)
+    flags = ["--dropout=0.1"]
+    assert [code for code, *_ in processes(2, *flags, "--run=whole")] == [0, 0]
+    shutil.copytree(clone / "out" / "whole", clone / "out" / "run")
+    script = f"""
+import os, sys, time, train
+attempt, batch_offsets = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), train.batch_offsets
+def disturbed(seed, step, *sizes):
+    if os.environ["RANK"] == "1" and (attempt, step) == (0, 25):
+        os.kill(os.getpid(), {signal.SIGKILL:d})
+    if os.environ["RANK"] == "1" and (attempt, step) == (1, 35):
+        time.sleep(0.05)
+        for pid in (os.getpid(), os.getppid()):
+            os.kill(pid, {signal.SIGTERM:d})
+    return batch_offsets(seed, step, *sizes)
+train.batch_offsets = disturbed
+sys.exit(train.main())
+"""
+    (clone / "disturbed.py").write_text(script, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=3"]
+    command += ["--", "disturbed.py", *FLAGS, *flags, "--overwrite"]  # after --, as torchrun has a flag --run_path
+    result = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=120)
+    out, err = result.stdout, result.stderr
+    assert out.count("resumed") == 1 and "at step 20\n" in out
+    assert err.count("error: ") == err.count("the connection to another process broke off") == 1, err
+    step = read_run(clone / "out" / "run")["ckpt.pt"]["step"]
+    assert result.returncode and out.count("saved step") == 1 and f"saved step {step}; go on with: torchrun" in out
+    assert 35 < step < 50
+    assert [code for code, *_ in processes(2, *flags, "--resume")] == [0, 0]
+    assert same(*(read_run(clone / "out" / run) for run in ("whole", "run")))
 
 
 def test_the_batch_is_shared_evenly(home, fails, monkeypatch):
-    for processes, micro, size, sizes in ((3, 0, 64, "63 and 66 do"), (8, 0, 4, "8 does"), (3, 16, 32, "15 and 48 do")):
-        monkeypatch.setattr(train, "PROCESSES", processes)
+    for world_size, micro, size, passes in ((3, 0, 64, ""), (8, 0, 4, ""), (3, 16, 32, " in passes of 16")):
+        monkeypatch.setattr(distributed, "world_size", world_size)
         error = fails(train.main, [f"--batch_size={size}", f"--micro_batch_size={micro}"])
-        assert f"batch_size: {size} does not divide evenly among {processes} processes" in error and sizes in error
-    for processes, micro, share in itertools.product((1, 2, 5), (0, 1, 4), (4, 12)):
-        monkeypatch.setattr(train, "PROCESSES", processes)
-        settings = config.Config(batch_size=share * processes, micro_batch_size=micro)
-        assert train.share_of_step(settings) == (share, micro or share)
+        assert f"batch_size: {size} does not divide evenly among {world_size} processes{passes}" in error
+    for world_size, micro, share in itertools.product((1, 2, 5), (0, 1, 4), (4, 12)):
+        monkeypatch.setattr(distributed, "world_size", world_size)
+        settings = config.Config(batch_size=share * world_size, micro_batch_size=micro)
+        assert distributed.local_batch_size(settings) == (share, micro or share)
 
 
 def test_a_gpu_for_each_process(monkeypatch):
-    monkeypatch.setattr(train, "TORCHRUN", True)
-    monkeypatch.setattr(train, "pick_device", torch.device)
+    monkeypatch.setattr(distributed, "is_torchrun", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [train.own_device(name) for name in ("cpu", "cuda")] == [torch.device("cpu"), torch.device("cuda:1")]
+    assert [device.pick_device(name).type for name in ("cpu", "cuda", "auto")] == ["cpu", "cuda", "cuda"]
+    assert chosen == [torch.device("cuda:1")] * 2
     with pytest.raises(UserError, match="--device=cpu"):
-        train.own_device("mps")
+        device.pick_device("mps")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="has 2 GPUs for 4 processes; use --nproc_per_node=2"):
-        train.own_device("cuda")
+        device.pick_device("cuda")

@@ -2,13 +2,13 @@ import re
 
 import pytest
 import torch
-from conftest import TINY
 
-import plan
 import train
 from config import Config
-from device import pick_arithmetic
+from lib import plan
+from lib.device import pick_precision
 from model import GPT
+from tests.conftest import TINY
 
 SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 64}
 
@@ -20,16 +20,17 @@ def test_a_plan_measures_and_leaves_nothing_behind(book, capsys):
     assert not (book / "out").exists()
 
 
-def test_a_plan_of_a_run_that_exists_changes_nothing(run, capsys):
+def test_a_plan_of_a_run_that_exists_measures_all_of_it_and_changes_nothing(run, capsys):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    assert train.main([*TINY, "--plan"]) == 0
-    assert train.main([*TINY, "--plan", "--resume", "--max_steps=21"]) == 0
-    assert "resumed" in capsys.readouterr().out
+    for flags in ([], ["--resume"], ["--overwrite"]):
+        assert train.main([*TINY, "--plan", *flags]) == 0
+        out = capsys.readouterr().out
+        assert "ms a step" in out and "resumed" not in out
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_a_plan_does_not_try_what_would_not_fit(book, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(plan, "free_memory", lambda device: 10**6)
     assert train.main([*TINY, "--plan"]) == 0
     out = capsys.readouterr().out
     assert "warning: that may not fit" in out and "ms a step" not in out
@@ -49,8 +50,8 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
     """The estimate of one sequence, against what eight of them really keep."""
     config = Config(**SMALL)
     model = GPT(config, 300)
-    dtype, autocast, _ = pick_arithmetic(dtype, torch.device("cpu"))
-    memory = plan.Memory(model, train.make_optimizers(model, config), dtype, autocast)
+    precision = pick_precision(dtype, torch.device("cpu"))
+    estimate = plan.MemoryEstimate(model, train.make_optimizers(model, config), precision)
     kept, weights = {}, {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
     def keep(tensor):
@@ -59,31 +60,33 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
         return tensor
 
     idx = torch.randint(300, (8, 64))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision.autocast:
         loss = model(idx, idx)
-    activations = 8 * (memory.sequence - 6 * 4 * 64 * 300)
+    activations = 8 * (estimate.sequence - 6 * 4 * 64 * 300)
     assert activations == pytest.approx(sum(kept.values()), rel=0.05) and loss.isfinite()
-    assert memory.parameters >= 16 * sum(model.parameter_counts())
+    assert estimate.fixed >= 16 * sum(model.parameter_counts())
 
 
 def advice(monkeypatch, capsys, free, **changes):
     config = Config(**SMALL | {"batch_size": 64} | changes)
     model = GPT(config, 300)
-    _, autocast, _ = pick_arithmetic("float32", torch.device("cpu"))
-    memory = plan.Memory(model, train.make_optimizers(model, config), torch.float32, autocast)
-    monkeypatch.setattr(plan, "free_memory", lambda: free(memory))
-    plan.print_memory(config, memory, 64, config.micro_size, torch.device("cpu"))
-    return capsys.readouterr().out
+    cpu = torch.device("cpu")
+    estimate = plan.MemoryEstimate(model, train.make_optimizers(model, config), pick_precision("float32", cpu))
+    monkeypatch.setattr(plan, "free_memory", lambda device: free(estimate))
+    fits = plan.print_memory(config, estimate, cpu)
+    out = capsys.readouterr().out
+    assert fits == ("warning" not in out)
+    return out
 
 
 def test_what_to_change_if_it_does_not_fit(monkeypatch, capsys):
-    assert "warning" not in advice(monkeypatch, capsys, lambda memory: 2 * memory.needed(64))
-    assert "warning" not in advice(monkeypatch, capsys, lambda memory: 0)  # not known
-    out = advice(monkeypatch, capsys, lambda memory: memory.needed(20) / 0.9)
+    assert "warning" not in advice(monkeypatch, capsys, lambda estimate: 2 * estimate.needed(64))
+    assert "warning" not in advice(monkeypatch, capsys, lambda estimate: 0)  # not known
+    out = advice(monkeypatch, capsys, lambda estimate: estimate.needed(20) / 0.9)
     assert "--micro_batch_size=16 takes" in out  # the largest that divides 64 and fits
-    out = advice(monkeypatch, capsys, lambda memory: (memory.parameters + 0.3 * memory.sequence) / 0.9)
+    out = advice(monkeypatch, capsys, lambda estimate: (estimate.fixed + 0.3 * estimate.sequence) / 0.9)
     assert "--micro_batch_size=1 --block_size=16" in out
-    assert "lower n_layer" in advice(monkeypatch, capsys, lambda memory: memory.parameters // 2)
+    assert "lower n_layer" in advice(monkeypatch, capsys, lambda estimate: estimate.fixed // 2)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_text
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-import export
 import prepare
 import train
 import train_tokenizer
+from lib.dataset import read_meta
 from sample import load
-from tokens import read_meta
+from tests.conftest import TINY, make_text
+from tools import export
 
 FLAGS = [flag for flag in TINY if not flag.startswith(("--n_", "--vocab_size", "--learning_rate", "--run"))]
 FLAGS += ["--init_from=model", "--learning_rate=1e-3", "--embedding_lr=0", "--run=tuned"]
@@ -103,9 +103,10 @@ def test_a_qwen3_model_is_trained_on(book, model_folder, capsys):
     # and back: what was tuned here, opened there
     assert export.main(["tuned"]) == 0
     tuned, again = load("tuned"), AutoModelForCausalLM.from_pretrained(book / "out" / "tuned" / "hf").eval()
+    model = tuned.model
     with torch.inference_mode():
         logits = again(windows[:4, :-1]).logits
-        assert (tuned.lm_head(tuned.hidden(windows[:4, :-1])) - logits).abs().max() < 1e-5 * logits.abs().max()
+        assert (model.lm_head(model.hidden(windows[:4, :-1])) - logits).abs().max() < 1e-5 * logits.abs().max()
     for text in ("曹操 hello <think> 1949\n", ""):
         after = AutoTokenizer.from_pretrained(book / "out" / "tuned" / "hf")(text)
         assert list(after.input_ids) == list(tokenizer(text).input_ids)

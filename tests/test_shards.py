@@ -1,28 +1,29 @@
 """A corpus prepared in shards, and tokens larger than memory."""
 
-from errors import UserError
-
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_text, read_tokens
 
 import prepare
 import train
 import train_tokenizer
-from batches import Tokens
 from config import Config
-from corpus import Corpus
-from files import BOS, file_sha256, only_writer, sha256
-from tokens import read_meta, shard_suffix
+from lib.corpus import Corpus
+from lib.dataset import read_meta, shard_suffix
+from lib.errors import UserError
+from lib.storage import lock_folder, sha256
+from lib.tokenizer import BOS
+from lib.tokens import Tokens
+from sample import load
+from tests.conftest import TINY, make_text, read_tokens
 
 TOKENS = Path("data", "book", "bpe400")
 
@@ -43,6 +44,11 @@ def shards(path, n, **values):
 
 def records(texts):
     return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+
+
+def shards_of(folder, split):
+    """The token ids of each shard."""
+    return [np.fromfile(path, "<u2") for path in sorted(folder.glob(f"{split}_*.bin"))]
 
 
 def prepare_all(n, *flags):
@@ -114,8 +120,7 @@ def test_the_shards_together_are_what_one_count_over_their_tokens_says(book):
     assert meta["train"]["bytes"] + meta["val"]["bytes"] == len(text.encode())
     ids = {split: read_tokens(folder, meta, split) for split in ("train", "val")}
     for split, array in ids.items():
-        parts = [np.fromfile(folder / f"{split}_000{i}.bin", "<u2") for i in range(3)]
-        assert array.tolist() == np.concatenate(parts).tolist()
+        assert array.tolist() == np.concatenate(shards_of(folder, split)).tolist()
         assert meta[split]["tokens"] == len(array) and meta[split]["documents"] == (array == BOS).sum() == 3
     p = np.unique(ids["train"], return_counts=True)[1] / len(ids["train"])
     assert meta["unigram_entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-12)
@@ -224,7 +229,8 @@ def test_a_kill_at_any_moment_of_another_division(book, monkeypatch, old, new):
             assert "run prepare.py" in str(error)
         else:
             n = new if meta == after else old
-            hashes = [file_sha256(state / f"train{shard_suffix(k, n)}.bin") for k in range(1, n + 1)]
+            files = [state / f"train{shard_suffix(k, n)}.bin" for k in range(1, n + 1)]
+            hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
             assert meta["train"]["sha256"] == (sha256("".join(hashes)) if n > 1 else hashes[0])
             accepted.append(meta)
     assert accepted[-1] == after and all(meta in (before, after) for meta in accepted)
@@ -247,101 +253,109 @@ def test_jobs_at_once_in_one_folder(clone):
     assert meta["train"]["characters"] + meta["val"]["characters"] == len(text)
 
 
-def test_each_shard_has_one_writer_who_clears_away_after_it(book, fails):
+def test_each_shard_has_one_writer_who_leaves_the_others_alone(book, fails):
     folder = book / TOKENS
-    with only_writer(folder, "_0001"):
-        for name in (".train_0000.bin.tmp", ".train_0001.bin.tmp", ".tokenizer.json.tmp"):
+    with lock_folder(folder, ".lock_0001"):
+        for name in (".train_0000.bin.tmp", ".train_0001.bin.tmp"):  # as a killed and a living process leave them
             (folder / name).write_bytes(b"half")
-        assert "_0001.* is being written by another process" in fails(prepare.main, [*TINY, "--shard=2/2"])
+        assert "is being written by another process" in fails(prepare.main, [*TINY, "--shard=2/2"])
         assert prepare.main([*TINY, "--shard=1/2"]) == 0
-        assert {p.name for p in folder.glob(".*.tmp")} == {".train_0001.bin.tmp", ".tokenizer.json.tmp"}
-        with only_writer(folder):
-            assert {p.name for p in folder.glob(".*.tmp")} == {".train_0001.bin.tmp"}
+        assert [p.name for p in folder.glob(".*.tmp")] == [".train_0001.bin.tmp"]
+    assert prepare.main([*TINY, "--shard=2/2"]) == 0
+    assert not list(folder.glob(".*.tmp"))
 
 
 # --- what train.py reads
 
 
-def write_by_hand(folder, arrays, dtype="uint16", vocab_size=400):
-    """Shards of token ids, and what read_meta would say of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    suffixes = [shard_suffix(k + 1, len(arrays)) for k in range(len(arrays))]
-    for suffix, ids in zip(suffixes, arrays, strict=True):
-        np.asarray(ids, dtype=np.dtype(dtype).newbyteorder("<")).tofile(folder / f"train{suffix}.bin")
-    return {"dtype": dtype, "vocab_size": vocab_size, "train": {"shards": [len(ids) for ids in arrays]}}
+def write_by_hand(config, arrays, dtype="uint16", vocab_size=400):
+    """Shards of token ids. Returns them as train.py reads them."""
+    config.tokens_dir.mkdir(parents=True, exist_ok=True)
+    for k, ids in enumerate(arrays, 1):
+        path = config.tokens_dir / f"train{shard_suffix(k, len(arrays))}.bin"
+        np.asarray(ids, dtype=np.dtype(dtype).newbyteorder("<")).tofile(path)
+    meta = {"dtype": dtype, "vocab_size": vocab_size, "train": {"shards": [len(ids) for ids in arrays]}}
+    return Tokens(config, meta, "train", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_blocks_across_borders_are_those_of_one_file(home, fails, dtype):
+def test_blocks_lie_within_their_shard_and_every_one_has_its_offset(home, dtype):
     numbers = np.random.default_rng(0)
-    arrays = [numbers.integers(0, 400, size) for size in (40, 1, 1, 2, 100, 7, 33)]
-    settings = Config(dataset="x", block_size=32)
-    meta = write_by_hand(settings.tokens_dir, arrays, dtype)
-    tokens, whole = Tokens(settings, meta, "train", torch.device("cpu")), np.concatenate(arrays)
-    assert len(tokens) == len(whole)
-    starts = np.arange(len(whole) - 32)
-    idx, targets = tokens.blocks(starts)
-    assert idx.dtype == torch.int64
-    assert idx.tolist() == [whole[i : i + 32].tolist() for i in starts]
-    assert targets.tolist() == [whole[i + 1 : i + 33].tolist() for i in starts]
-    assert tokens.read(np.array([0]), len(whole)).tolist() == [whole.tolist()]
+    arrays = [numbers.integers(0, 400, size).tolist() for size in (40, 1, 1, 2, 100, 7, 33, 32)]
+    config = Config(dataset="x", block_size=32)
+    tokens = write_by_hand(config, arrays, dtype)
+    expected = [ids[i : i + 33] for ids in arrays for i in range(len(ids) - 32)]
+    assert (tokens.n_tokens, tokens.n_offsets) == (216, len(expected))
+    blocks = tokens.blocks(np.arange(tokens.n_offsets))
+    assert blocks.dtype == torch.int64 and blocks.tolist() == expected
+    offsets = numbers.permutation(tokens.n_offsets)  # in any order, and each is that of its own block
+    assert tokens.blocks(offsets).tolist() == [expected[i] for i in offsets]
+
+    side_by_side = [ids[i : i + 33] for ids in arrays for i in range(0, len(ids) - 32, 32)]
+    assert tokens.blocks(tokens.windows(0)).tolist() == side_by_side
+    assert tokens.windows(10**9).tolist() == tokens.windows(0).tolist()
+    assert [len(tokens.windows(limit)) for limit in (1, 32, 64, 95, 96)] == [1, 1, 2, 2, 3]
+    whole = [i for ids in arrays for i in ids]
+    assert [tokens.head(n).tolist() for n in (0, 41, 1000)] == [whole[:n] for n in (0, 41, 1000)]
 
     arrays[4][50] = 400
-    write_by_hand(settings.tokens_dir, arrays, dtype)
-    with pytest.raises(UserError, match=r"train_0004.bin is damaged: token id 400 "):
-        tokens.blocks(starts)
-    os.truncate(settings.tokens_dir / "train_0005.bin", 3)
-    with pytest.raises(UserError, match=r"train_0005.bin became shorter"):
-        tokens.blocks(starts[120:])
-    with pytest.raises(UserError, match="184 tokens for train, a block needs 1,001"):
-        Tokens(Config(dataset="x", block_size=1000), meta, "train", torch.device("cpu"))
+    tokens = write_by_hand(config, arrays, dtype)
+    with pytest.raises(UserError, match=r"train_0000.bin is damaged, or a shard beside it: token id 400 "):
+        tokens.blocks(np.arange(tokens.n_offsets))
+    with pytest.raises(UserError, match="216 tokens for train, a block needs 101"):
+        write_by_hand(Config(dataset="x", block_size=100), arrays)
 
 
-def test_training_on_shards_is_training_on_one_file(book):
-    folder = book / TOKENS
-    whole = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+def test_training_on_shards(book, capsys):
     prepare_all(3)
+    folder = book / TOKENS
     assert train.main(TINY) == 0
-    meta = read_meta(folder)
-    for split in ("train", "val"):
-        read_tokens(folder, meta, split).tofile(folder / f"{split}.bin")
-        whole[split] = meta[split]
-    (folder / "meta.json").write_text(
-        json.dumps(whole | {"unigram_entropy": meta["unigram_entropy"]}), encoding="utf-8"
-    )
-    for path in folder.glob("*_000?.*"):
-        path.unlink()
-    assert train.main([*TINY, "--run=one"]) == 0
-    logs = [json.loads((book / "out" / run / "loss_log.json").read_text(encoding="utf-8")) for run in ("run", "one")]
-    names = ("train_loss", "val_loss", "val_bpb", "val_bpc", "grad_norm")
-    figures = [[[record.get(name) for name in names] for record in log["records"]] for log in logs]
-    assert figures[0] == figures[1] and logs[0]["unigram_entropy"] == logs[1]["unigram_entropy"]
-    assert train.main([*TINY, "--run=run", "--resume", "--max_steps=21"]) == 0  # the same fingerprint
+    log = json.loads((book / "out" / "run" / "loss_log.json").read_text(encoding="utf-8"))
+    losses = [record["val_loss"] for record in log["records"] if "val_loss" in record]
+    assert losses[-1] < losses[0] - 1
+
+    # the loss of the validation windows, each within its shard, computed again
+    model = load("run", last=True).model
+    windows = [ids[i : i + 33] for ids in shards_of(folder, "val") for i in range(0, len(ids) - 32, 32)]
+    assert len({len(ids) % 32 for ids in shards_of(folder, "val")}) > 1
+    windows = torch.tensor(np.stack(windows).astype(np.int64))
+    with torch.no_grad():
+        assert losses[-1] == pytest.approx(model(windows[:, :-1], windows[:, 1:]).item(), rel=1e-5)
+
+    capsys.readouterr()
+    assert train.main([*TINY, "--resume", "--max_steps=21"]) == 0
+    assert "warning" not in capsys.readouterr().out  # The training tokens are those that it began with.
+    assert prepare.main([*TINY, "--shard=2/3", "--val_fraction=0.3"]) == 0
+    assert train.main([*TINY, "--resume", "--max_steps=22"]) == 0
+    assert "the training tokens are not those that this run began with" in capsys.readouterr().out
+
+
+def memory(kind):
+    """Of this process, in MB: RssAnon is its own, RssFile is that of the files that it maps."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split(f"{kind}:")[1].split()[0]) / 1000
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_twenty_gigabytes_take_seconds_to_open_and_no_memory(clone):
+def test_twenty_gigabytes_take_no_memory(book, monkeypatch):
     """All of it holes, which read as token 0."""
-    size = 20 << 30
-    meta = json.loads((clone / TOKENS / "meta.json").read_text(encoding="utf-8"))
+    size, meta_file = 20 << 30, book / TOKENS / "meta.json"
+    meta = json.loads(meta_file.read_text(encoding="utf-8"))
     for split in ("train", "val"):
         try:
-            os.truncate(clone / TOKENS / f"{split}.bin", size)
+            os.truncate(book / TOKENS / f"{split}.bin", size)
         except OSError:
             pytest.skip("the file system has no sparse files")
         meta[split]["tokens"] = size // 2
-    (clone / TOKENS / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    flags = ["--batch_size=256", "--max_steps=40", "--eval_interval=1000", "--n_layer=1", "--n_embd=16"]
-    begin = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *TINY, *flags], cwd=clone, stdout=subprocess.PIPE, text=True
-    )
-    pages = []
-    for line in process.stdout:
-        if line.startswith("baselines"):
-            assert time.monotonic() - begin < 60  # most of it the import of torch
-        if line.startswith("step"):
-            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-            pages.append(int(status.split("RssFile:")[1].split()[0]))
-    assert process.wait(60) == 0
-    assert len(pages) >= 3 and pages[-1] - pages[0] < 20_000  # kB; of a memory map they would be hundreds of thousands
+    meta_file.write_text(json.dumps(meta), encoding="utf-8")
+    mapped, own, batches = memory("RssFile"), [], train.get_batch
+
+    def get_batch(*args):
+        own.append(memory("RssAnon"))
+        return batches(*args)
+
+    monkeypatch.setattr(train, "get_batch", get_batch)
+    flags = ["--batch_size=128", "--max_steps=50", "--eval_interval=1000", "--eval_tokens=1000", "--n_layer=1"]
+    assert train.main([*TINY, *flags]) == 0
+    assert len(own) > 50 and max(own[10:]) - own[10] < 10
+    assert memory("RssFile") - mapped < 2000  # of 40,000: nothing has read all of it

@@ -4,11 +4,11 @@ import dataclasses
 import json
 
 import numpy as np
-from corpus import Corpus
-from files import parse_tokenizer, read_tokenizer, token_bytes
 from tokenizers import Tokenizer
 
-from train_tokenizer import is_chinese, learn, new_tokenizer, readable, sample_corpus
+from lib.corpus import Corpus
+from lib.tokenizer import is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
+from train_tokenizer import learn, new_tokenizer, sample_corpus
 
 KINDS = {  # of text, to see what a tokenizer was made for
     "modern Chinese": "今天下午我们在公园里散步，天气很好，孩子们一边跑一边笑。",
@@ -21,14 +21,13 @@ KINDS = {  # of text, to see what a tokenizer was made for
 }
 
 
-def examine_tokenizer(config) -> dict:
+def measure_tokenizer(config) -> dict:
     """Everything that is measured of a tokenizer, for the page and for the terminal."""
-    text = read_tokenizer(config.tokens_dir)
-    tokenizer = parse_tokenizer(text, config.tokens_dir / "tokenizer.json")
+    tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir / "tokenizer.json")
     sample, held_out = sample_corpus(Corpus(config))
     pieces = token_bytes(tokenizer)
     counts = token_counts(tokenizer, held_out)
-    n_tokens = max(1, counts.sum())  # a damaged tokenizer may give none
+    n_tokens = max(1, counts.sum())  # A damaged tokenizer may give none.
     names = [readable(piece) for piece in pieces]
     partial = np.array([name.startswith("<0x") for name in names])
     chinese = [name for name in names if is_chinese(name)]
@@ -50,10 +49,7 @@ def examine_tokenizer(config) -> dict:
         "longest": sorted(chinese, key=len, reverse=True)[:48],
         "rare": len(rare),
         "rare_split": [(c, [pieces[i] for i in split(c)]) for c in rare[:: max(1, len(rare) // 12)][:12]],
-        "kinds": [
-            (kind, len(text) / max(1, len(split(text))), [pieces[i] for i in split(text)])
-            for kind, text in KINDS.items()
-        ],
+        "kinds": [(k, len(t) / max(1, len(split(t))), [pieces[i] for i in split(t)]) for k, t in KINDS.items()],
         "passage": [(i, pieces[i]) for i in split("".join(held_out)[:400])],
         "sizes": [] if config.init_from else compare_sizes(config, sample, held_out),
     }
@@ -76,10 +72,10 @@ def compare_sizes(config, sample, held_out) -> list[dict]:
     largest = new_tokenizer()
     learn(largest, sample, dataclasses.replace(config, vocab_size=4 * config.vocab_size))
     characters, rows = sum(map(len, held_out)), []
-    sizes = [config.vocab_size // 4, config.vocab_size // 2, *(n * config.vocab_size for n in (1, 2, 4))]
+    sizes = (config.vocab_size * quarters // 4 for quarters in (1, 2, 4, 8, 16))
     for size in sorted({min(size, largest.get_vocab_size()) for size in sizes if size >= 300}):
         tokenizer = smaller(largest, size)
-        ratio = characters / token_counts(tokenizer, held_out).sum()
+        ratio = characters / max(1, token_counts(tokenizer, held_out).sum())
         rows.append(
             {
                 "size": size,

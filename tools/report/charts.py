@@ -1,0 +1,64 @@
+"""The charts of a page: matplotlib draws them as SVG, which takes its colours and its font from the page."""
+
+import io
+import re
+
+import matplotlib
+from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 720, 380
+LEFT, RIGHT, TOP, BOTTOM = 60, 684, 366, 60  # of the axes; the larger text of a phone needs these margins
+# What is drawn in one of these colours gets the colour of that name in base.html, which differs by day and by night.
+COLORS = {name: f"#{i:06x}" for i, name in enumerate(("blue", "orange", "soft", "line", "level"), 1)}
+STYLE = {
+    "axes.autolimit_mode": "round_numbers",
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "figure.frameon": False,
+    "font.size": 17,  # for what is above what; base.html sets the size that is seen
+    "grid.color": COLORS["line"],
+    "lines.linewidth": 2,
+    "lines.markersize": 6.5,
+    "svg.fonttype": "none",  # Text stays text.
+    "svg.hashsalt": "report",  # The same chart always gives the same file.
+    "text.color": COLORS["soft"],
+    "xtick.labelcolor": COLORS["soft"],
+    "ytick.labelcolor": COLORS["soft"],
+}
+
+
+def chart(curves, levels, x_label, log=False) -> str:
+    """An <svg> of curves, [(x, y)], the first one blue, the second orange. It holds no text of the user's.
+
+    levels: {name: y}, lines across. log: whether the scale of x is logarithmic.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))  # matplotlib's SVG has 72 units an inch.
+        axes = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / HEIGHT))
+        axes.set_xscale("log", base=2) if log else axes.locator_params("x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.tick_params(length=0, pad=10, grid_clip_on=False)
+        axes.spines[:].set_visible(False)
+        for color, (x, y) in zip(("blue", "orange"), curves, strict=False):
+            axes.plot(x, y, color=COLORS[color], marker="o" if len(x) < 60 else "", clip_on=False)
+        for y in levels.values():
+            axes.axhline(y, color=COLORS["level"], linewidth=1, dashes=(5, 5))
+        low, high = axes.get_ylim()
+        unit, label_at = (high - low) / (TOP - BOTTOM), low
+        for name, y in sorted(levels.items(), key=lambda level: level[1]):  # The labels keep apart from one another.
+            label_at = max(y + 5 * unit, label_at)
+            axes.text(1, label_at, f"{name} {y:.2f}", ha="right", transform=axes.get_yaxis_transform())
+            label_at += 26 * unit
+        figure.text(RIGHT / WIDTH, 4 / HEIGHT, x_label, ha="right")
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = file.getvalue()
+    for name, color in COLORS.items():
+        svg = svg.replace(color, f"var(--{name})")
+    svg = re.sub(r' id="[\w.]+_\d+"|font-(size|family): [^;]*; ', "", svg)  # Two charts may not share an id.
+    svg = re.sub(r"(\.\d\d)\d{3,}", r"\1", svg)  # A hundredth of a unit is enough.
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">' + svg.partition("<svg")[2].partition(">")[2]

@@ -1,0 +1,212 @@
+"""What is measured of a trained GPT: how well it guesses, beside simpler models, what surprises it, what it copies."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from config import Config
+from lib.dataset import read_meta
+from lib.device import pick_precision
+from lib.errors import UserError
+from lib.run_log import Run
+from lib.tokenizer import read_tokenizer, token_lengths
+from lib.tokens import Tokens
+from tools.report.baselines import bigram_loss, compressed_bits, unigram_loss
+from tools.report.copying import Copies, find_copies
+
+LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
+ARITHMETIC = 8e12  # operations for the losses: half a minute on two cores
+PASSAGE = 256  # tokens
+CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
+
+
+@dataclasses.dataclass
+class Measurements:
+    """All losses are in nats per token."""
+
+    run: Run
+    config: Config
+    step: int  # of the weights
+    n_parameters: int
+    epochs: float
+    tokens_per_parameter: float
+    val_loss: float
+    bits_per_byte: float  # that one nat per token makes
+    bits_per_character: float
+    sample_tokens: int  # of each split, at most
+    sample: dict  # {split: (loss on a sample of it, share of first guesses that are right)}
+    baselines: dict  # {simpler model: its loss}
+    unigram_gap: float  # how much harder the validation text is than the training text, for a unigram model
+    positions: list  # [(tokens seen before, loss)]
+    passage: list  # [(token, nats, its rank, [(token, probability)] of the likeliest)]
+    model_copies: Copies  # of training text, in what the model writes
+    text_copies: Copies  # of training text, in the validation text
+    known_tokens: int  # of the training text, in which copies are sought
+
+
+def measure(run, text_model, checkpoint) -> Measurements:
+    """Everything that the report says of a run. Raises UserError if its text is not there, or its files are damaged."""
+    if not len(run.val[0]):
+        raise UserError(f"{run.folder} has no evaluation yet; let the run go on to its first one")
+    config, model = checkpoint["config"], text_model.model
+    meta = read_meta(config.tokens_dir)
+    check_same_text(run, checkpoint, meta)
+    (train, _), (val, n_windows) = (read_ids(config, meta, split) for split in ("train", "val"))
+    evaluated = val[: n_windows * config.block_size + 1]
+
+    sample_tokens, sample, positions = measure_losses(model, train, evaluated)
+    # train.py has measured it on all windows, unless it was stopped between two evaluations.
+    val_loss = dict(zip(*run.val, strict=True)).get(checkpoint["step"], sample["val"][0])
+    if not all(loss < 600 for loss in (val_loss, sample["val"][0], sample["train"][0])):  # or exp(loss) is no number
+        raise UserError(f"{run.folder}: the loss is {val_loss:g} nats: its weights or its log are damaged")
+
+    pieces = [piece or b"\0" for piece in text_model.token_bytes]  # No copy goes on from one document to the next.
+    known = to_bytes(pieces, train)
+    known_end, beginning = (text.replace(b"\0", b"") for text in (known, to_bytes(pieces, evaluated)))
+    compressed = compressed_bits(beginning[:1_000_000], known=known_end[-3_000_000:])
+    n_bytes, n_characters = (max(1, n[evaluated[1:]].sum()) for n in token_lengths(text_model.tokenizer))
+    bits = (len(evaluated) - 1) / math.log(2)
+    baselines = {
+        "unigram": unigram_loss(train, evaluated, meta["vocab_size"]),
+        "bigram": bigram_loss(train, evaluated, meta["vocab_size"]),
+        **{name: per_byte * n_bytes / bits for name, per_byte in compressed.items()},
+    }
+    known, copies = known.decode(errors="replace"), []
+    for rows in continuations(model, val):
+        texts = [part for ids in rows for part in to_bytes(pieces, ids).decode(errors="ignore").split("\0")]
+        copies.append(find_copies(known, texts))
+
+    n_parameters = sum(model.parameter_counts())
+    seen = max(record["step"] for record in run.records) * config.batch_size * config.block_size
+    return Measurements(
+        run=run,
+        config=config,
+        step=checkpoint["step"],
+        n_parameters=n_parameters,
+        epochs=seen / meta["train"]["tokens"],
+        tokens_per_parameter=seen / n_parameters,
+        val_loss=val_loss,
+        bits_per_byte=bits / n_bytes,
+        bits_per_character=bits / n_characters,
+        sample_tokens=sample_tokens,
+        sample=sample,
+        baselines=baselines,
+        unigram_gap=baselines["unigram"] - meta["unigram_entropy"],
+        positions=positions,
+        passage=guesses(model, evaluated[: PASSAGE + 1]),
+        model_copies=copies[0],
+        text_copies=copies[1],
+        known_tokens=len(train),
+    )
+
+
+# --- the text of a run
+
+
+def check_same_text(run, checkpoint, meta):
+    """Raise UserError unless the tokens on the disk are those that the run learned from."""
+    folder, sha256 = checkpoint["config"].tokens_dir, meta["train"]["sha256"]
+    with contextlib.suppress(KeyError, TypeError):  # Logs of older versions do not say.
+        sha256 = run.header["data"]["train"]["sha256"]
+    if sha256 != meta["train"]["sha256"] or read_tokenizer(folder) != checkpoint["tokenizer"]:
+        raise UserError(f"{folder} has other tokens than {run.folder} learned from; prepare its text again")
+
+
+def read_ids(config, meta, split):
+    """(the token ids of a split, or of a long one its beginning; how many windows of it train.py evaluates)."""
+    tokens = Tokens(config, meta, split, torch.device("cpu"))
+    return tokens.check(tokens.head(LONGEST_TEXT)).astype(np.int64), len(tokens.windows(config.eval_tokens))
+
+
+def to_bytes(pieces, ids) -> bytes:
+    """The text of an array of token ids. pieces: the bytes of each token."""
+    return b"".join(map(pieces.__getitem__, ids.data))
+
+
+def continuations(model, val):
+    """Beginnings from all over the validation text, continued by the model and by the text: two arrays of ids."""
+    n_prompt = min(PROMPT_TOKENS, len(val) // 2)
+    n_new = min(NEW_TOKENS, len(val) - n_prompt)
+    starts = np.linspace(0, len(val) - n_prompt - n_new, CONTINUATIONS).astype(int)
+    blocks = val[starts[:, None] + np.arange(n_prompt + n_new)]
+    prompts = torch.from_numpy(blocks[:, :n_prompt]).to(model.embedding.weight.device)
+    written = torch.stack(list(model.stream(prompts, NEW_TOKENS, seed=0)), dim=1)
+    return written.cpu().numpy(), blocks[:, n_prompt:]
+
+
+# --- losses
+
+
+def measure_losses(model, train, val):
+    """sample_tokens, sample and positions of Measurements. train, val: arrays of token ids."""
+    budget, size = int(ARITHMETIC / 2 / sum(model.parameter_counts())), model.config.block_size
+    sample_tokens, sample = min(1 << 16, budget // 8), {}
+    for split, ids in (("val", val), ("train", train)):
+        nats, right = token_losses(model, ids, window_starts(len(ids), size, sample_tokens))
+        sample[split] = float(nats.mean()), float(right.mean())
+    starts = window_starts(len(val), size, min(1 << 20, budget * 3 // 4), shifts=16)
+    return sample_tokens, sample, loss_by_position(token_losses(model, val, starts)[0])
+
+
+def window_starts(n_tokens, size, limit, shifts=1):
+    """Where windows of `size` tokens begin that cover a text, or are spread over it if they exceed `limit` tokens.
+
+    shifts: cover it so many times, each time shifted, so that every token is met with several amounts of context.
+    """
+    last = n_tokens - size - 1
+    starts = np.concatenate([np.arange(shift * size // shifts, last + 1, size) for shift in range(shifts)])
+    return starts[np.unique(np.linspace(0, len(starts) - 1, max(1, min(len(starts), limit // size))).astype(int))]
+
+
+@torch.no_grad()
+def token_losses(model, ids, starts):
+    """(nats of each token that follows, whether it was the first guess), both (len(starts), block_size).
+
+    Row i is of the window that begins at starts[i].
+    """
+    size, device = model.config.block_size, model.embedding.weight.device
+    autocast = pick_precision(model.config.dtype, device).autocast
+    batch_size = max(1, 4096 // size)
+    losses, guessed = [], []
+    for part in np.split(starts, range(batch_size, len(starts), batch_size)):
+        blocks = torch.from_numpy(ids[part[:, None] + np.arange(size + 1)]).to(device)
+        targets = blocks[:, 1:]
+        with autocast:
+            logits = model.lm_head(model.hidden(blocks[:, :-1])).float()
+        losses.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy())
+        guessed.append((logits.argmax(dim=-1) == targets).cpu().numpy())
+    return np.concatenate(losses), np.concatenate(guessed)
+
+
+def loss_by_position(losses):
+    """[(tokens seen before, mean nats)], in bins of 1, 2, 3 to 4, 5 to 8 and so on."""
+    size = losses.shape[1]
+    edges = [0, *(2**n for n in range(size.bit_length()) if 2**n < size), size]
+    return [((first + 1 + end) / 2, float(losses[:, first:end].mean())) for first, end in itertools.pairwise(edges)]
+
+
+@torch.no_grad()
+def guesses(model, ids, n_likely=5):
+    """What the model makes of each token of a text but the first: (token, nats, its rank, the likeliest).
+
+    Each token is guessed from half a window or more before it, or from all there is. The likeliest are
+    [(token, probability)].
+    """
+    size, result = model.config.block_size, []
+    half = max(1, size // 2)
+    ids = torch.from_numpy(ids).to(model.embedding.weight.device)
+    for first in range(0, len(ids) - 1, half):
+        window = ids[first : first + size + 1]
+        p = model.lm_head(model.hidden(window[None, :-1]))[0].float().softmax(dim=-1)
+        for i in range(0 if first == 0 else size - half, len(window) - 1):
+            token = window[i + 1].item()
+            top = p[i].topk(n_likely)
+            likely = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+            nats, rank = -math.log(max(p[i, token].item(), 1e-30)), int((p[i] > p[i, token]).sum()) + 1
+            result.append((token, nats, rank, likely))
+    return result
