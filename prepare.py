@@ -101,7 +101,7 @@ def main(argv=None):
     try:
         k, n = parse_shard(args.shard)
     except ValueError as error:
-        raise UserError(f"--shard: {error}") from None
+        parser.error(f"--shard: {error}")
     start = time.time()
     if config.init_from:
         from lib import qwen3  # It imports torch, which takes a second that few runs need.

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import math
 import shlex
-import sys
 
 import numpy as np
 import torch
@@ -333,4 +332,4 @@ def say_what_is_next(log, argv, step, stopping, prompts) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    distributed.end(main())

@@ -7,6 +7,7 @@ gradients, and so keep the same weights. The main process alone writes and print
 import contextlib
 import os
 import platform
+import sys
 
 import torch
 from torch import distributed as dist
@@ -26,8 +27,13 @@ def join() -> int:
     if not is_main:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend)
-    return all_reduce(int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "max")
+    # The store of torchrun outlives a restart, whose processes must not find the addresses of the dead.
+    restarts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"attempt {restarts}", store), rank=rank, world_size=world_size
+    )
+    return all_reduce(restarts, "max")
 
 
 def all_reduce(value, operation="sum"):
@@ -86,4 +92,11 @@ def leave():
     """Wait for the others: torchrun ends them when one has ended, and the main process may still be saving."""
     if is_torchrun:
         dist.barrier()
-        dist.destroy_process_group()
+
+
+def end(code):
+    """End this process, under torchrun at once: Python and a thread of gloo can wait for each other for ever."""
+    if is_torchrun:
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,6 +1,6 @@
 """See whether memory, open files and the cost of saving stay flat over many steps and a large corpus.
 
-    python tests/endurance.py --steps=20000 --megabytes=1000
+    python -m tests.endurance --steps=20000 --megabytes=1000
 
 Prints a table; what should be flat is to be read down its columns.
 """
@@ -14,15 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from conftest import TINY, make_text
-from crash import copy_scripts
-
 import config
 import prepare
 import train
 import train_tokenizer
+from lib.run_log import RunLog
+from tests.conftest import TINY, make_text
+from tests.crash import make_home
 
 
 def memory(process="self"):
@@ -39,9 +37,9 @@ def train_long(home, steps):
     rows, times = [], {}
 
     def timed(name, write):
-        def call(*args, **kwargs):
+        def call(*args):
             begin = time.perf_counter()
-            write(*args, **kwargs)
+            write(*args)
             times[name] = 1000 * (time.perf_counter() - begin)
             if name == "log":
                 run = home / "out" / "run"
@@ -51,7 +49,7 @@ def train_long(home, steps):
         return call
 
     train.save_checkpoint = timed("checkpoint", train.save_checkpoint)
-    train.write_json = timed("log", train.write_json)
+    RunLog.save = timed("log", RunLog.save)
     begin = time.monotonic()
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         stdout, sys.stdout = sys.stdout, nowhere
@@ -95,7 +93,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         home = config.ROOT = Path(scratch)
-        copy_scripts(home)
+        make_home(home)
         train_long(home, args.steps)
         text = make_text(20_000).encode()
         with open(home / "large.txt", "wb") as file:

@@ -91,6 +91,7 @@ class Room:
             ("train.py", TINY),
             ("tools.export", ["run"]),
             ("prepare.py", [*TINY, f"--init_from={MODEL}"]),
+            ("prepare.py", [*TINY, "--init_from=out/run"]),
         ):
             code, error = self.call(script, argv, b"")
             assert code == 0, error
@@ -176,12 +177,12 @@ ODD = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20), st.just
 JSON = st.recursive(
     ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
+# A command line may hold half characters (bytes that are not UTF-8 become such), but no null byte.
+TEXT = st.text(st.characters(exclude_characters="\0"), max_size=12)
 VALUES = st.one_of(
     NUMBERS.map(str),
-    st.text(max_size=12),
-    st.sampled_from(
-        ["", "True", "auto", "cpu", "cuda", "mps", "float16", "1e999", "1_0", "--", "=", "x" * 5000, "\x00"]
-    ),
+    TEXT,
+    st.sampled_from(["", "True", "auto", "cpu", "cuda", "mps", "float16", "1e999", "1_0", "--", "=", "x" * 5000]),
 )
 
 
@@ -299,7 +300,7 @@ def targets(room):
             flags,
             VALUES,
             st.sampled_from([*words, "x", "/dev/null"]),
-            st.text(max_size=6).map("--{}".format),
+            TEXT.map("--{}".format),
         )
         return share, st.lists(word, max_size=5), lambda argv: room.check(script, [*argv, *after])
 
@@ -376,7 +377,8 @@ def targets(room):
         "loss_log.json": json_file(2, log, "plot_loss.py", ["run"]),
         "loss_log.json, tools.export": json_file(1, log, "tools.export", ["run", "--out=out/exported"]),
         "loss_log.json, tools.report": json_file(1, log, "tools.report", ["run"]),
-        # published models
+        # what training begins with
+        "init_from, best.pt": checkpoint(3, best, "train.py", [*ONE_STEP, "--init_from=out/run"]),
         "init_from, config.json": json_file(3, f"{MODEL}/config.json", "train.py", beginning),
         "init_from, tokenizer.json": json_file(3, f"{MODEL}/tokenizer.json", "train.py", beginning),
         "init_from, tokenizer_config.json": json_file(3, f"{MODEL}/tokenizer_config.json", "train.py", beginning),

@@ -1,27 +1,22 @@
-"""Check what export.py writes against llama.cpp itself, in each type of weights.
+"""Check what tools.export writes against llama.cpp itself, in each type of weights.
 
     python -m pip install llama-cpp-python     builds llama.cpp, which takes about five minutes
-    python tests/llama.py [RUN] [--text=FILE]
+    python -m tests.llama [RUN] [--text=FILE]
 
 RUN: a name under out/ or a folder [the most recent]. FILE: text to tokenize and to continue.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from errors import UserError, reports_errors
-
 import tempfile
 import time
+from pathlib import Path
 
-import torch  # before llama_cpp, whose libraries clash with it otherwise
-from test_export import TEXTS
+import torch  # It comes before llama_cpp, whose libraries clash with it otherwise.
 
-import export
-from config import ArgumentParser
+from lib.errors import ArgumentParser, UserError, reports_errors
 from sample import load
+from tests.test_export import TEXTS
+from tools import export
 
 # The largest difference of a logit that is allowed, as a share of the largest logit: twice what was seen.
 TOLERANCES = {"f32": 1e-3, "f16": 2e-3, "bf16": 2e-2, "q8_0": 1e-1}
@@ -31,22 +26,25 @@ def passages(text, size=400):
     return [text[i : i + size] for i in range(0, min(len(text), 200_000), size)]
 
 
-def compare(model, llama, texts, prompts):
-    """(texts that both tokenize alike, greedy continuations alike and their tokens, largest relative logit error)."""
-    same = 0
+def tokenized_alike(text_model, llama, texts) -> int:
+    """How many of the texts llama.cpp cuts into the same tokens."""
+    alike = 0
     for text in texts:
-        ids = model.tokenizer.encode(text, add_special_tokens=False).ids
-        ids = ids if model.bos is None else [model.bos, *ids]
-        same += (
-            ids
-            == ([] if model.bos is None else [model.bos]) + model.tokenizer.encode(text, add_special_tokens=False).ids
-        )
+        ids = text_model.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = ids if text_model.bos is None else [text_model.bos, *ids]
+        alike += ids == llama.tokenize(text.encode(), add_bos=True, special=False)
+    return alike
+
+
+def compare(text_model, llama, prompts):
+    """(greedy continuations alike and their tokens, largest relative error of a logit)."""
+    model = text_model.model
     agreed = total = 0
     worst = 0.0
     for prompt in prompts:
-        ids = model.encode(prompt)
+        ids = text_model.encode(prompt)
         room = min(64, model.config.block_size - ids.size(1))
-        ours = model.generate(ids, max_new_tokens=room, ignore_eos=True, temperature=0)[0].tolist()
+        ours = model.generate(ids, max_new_tokens=room, temperature=0)[0].tolist()
         llama.reset()
         llama.eval(ours)
         theirs = torch.tensor(llama.scores[: len(ours)])
@@ -56,7 +54,7 @@ def compare(model, llama, texts, prompts):
         choices = theirs[ids.size(1) - 1 : -1].argmax(dim=-1).tolist()
         agreed += sum(a == b for a, b in zip(choices, ours[ids.size(1) :], strict=True))
         total += room
-    return same, agreed, total, worst
+    return agreed, total, worst
 
 
 @reports_errors
@@ -69,7 +67,7 @@ def main(argv=None):
         import llama_cpp
     except ImportError:
         raise UserError("llama-cpp-python is not installed; python -m pip install llama-cpp-python") from None
-    model = load(args.run)
+    text_model = load(args.run, device="cpu")
     texts, prompts = list(TEXTS), ["却说", "Hello", ""]
     if args.text:
         own = passages(args.text.read_text(encoding="utf-8"))
@@ -83,8 +81,10 @@ def main(argv=None):
             if export.main([args.run, "--format=gguf", f"--type={kind}", f"--out={path}"]):
                 return 1
             took = time.perf_counter() - start
-            llama = llama_cpp.Llama(str(path), n_ctx=model.config.block_size, logits_all=True, verbose=False)
-            same, agreed, total, worst = compare(model, llama, texts, prompts)
+            size = text_model.model.config.block_size
+            llama = llama_cpp.Llama(str(path), n_ctx=size, logits_all=True, verbose=False)
+            same = tokenized_alike(text_model, llama, texts)
+            agreed, total, worst = compare(text_model, llama, prompts)
             print(
                 f"{kind:5} {path.stat().st_size / 1e6:7.1f} MB in {took:.1f} s: ids alike in {same:,} of {len(texts):,}"
                 f" texts, {agreed} of {total} greedy tokens, logits within {worst:.1e} of the largest"

@@ -117,6 +117,11 @@ def test_a_config_file_is_never_executed(tmp_path, refuses):
     assert not witness.exists()
 
 
+def test_every_key_is_typed_and_explained():
+    for field in FIELDS.values():
+        assert field.type in (int, float, str, bool) and len(field.metadata["help"]) > 5
+
+
 def test_help_lists_every_key_with_its_default(capsys):
     with pytest.raises(SystemExit) as exit:
         load("--help")

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -35,28 +34,23 @@ def processes(tmp_path, monkeypatch):
     Returns the exit code, stdout and stderr of each.
     """
 
-    def child(rank, world_size, argv):
+    def child(rank, world_size, argv, restarts, port):
+        signal.alarm(120)  # It ends the process if it hangs.
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # It is not after a fork.
         monkeypatch.setattr(distributed, "is_torchrun", True)
         monkeypatch.setattr(distributed, "rank", rank)
         monkeypatch.setattr(distributed, "world_size", world_size)
         monkeypatch.setattr(distributed, "is_main", rank == 0)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        numbers = {"RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port, "TORCHELASTIC_RESTART_COUNT": restarts}
+        os.environ |= {name: str(number) for name, number in numbers.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "TOKENIZERS_PARALLELISM": "false"}  # or it warns of the fork
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(tmp_path / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w", 1, encoding="utf-8", closefd=False))
         return train.main(argv)
 
     def call(world_size, *words, restarts=0):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        for name, value in {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RESTART_COUNT": str(restarts),
-            "TOKENIZERS_PARALLELISM": "false",  # or it warns of the fork
-        }.items():
-            monkeypatch.setenv(name, value)
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # that of torchrun
         children = []
         for rank in range(world_size):
             if pid := os.fork():
@@ -64,7 +58,7 @@ def processes(tmp_path, monkeypatch):
                 continue
             code = 99  # of a traceback
             try:
-                code = child(rank, world_size, [*FLAGS, *words])
+                code = child(rank, world_size, [*FLAGS, *words], restarts, store.port)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -193,7 +187,7 @@ def test_killed_and_stopped_under_torchrun(clone, processes, monkeypatch):
     assert [code for code, *_ in processes(2, *flags, "--run=whole")] == [0, 0]
     shutil.copytree(clone / "out" / "whole", clone / "out" / "run")
     script = f"""
-import os, sys, time, train
+import os, time, train
 attempt, batch_offsets = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), train.batch_offsets
 def disturbed(seed, step, *sizes):
     if os.environ["RANK"] == "1" and (attempt, step) == (0, 25):
@@ -204,7 +198,7 @@ def disturbed(seed, step, *sizes):
             os.kill(pid, {signal.SIGTERM:d})
     return batch_offsets(seed, step, *sizes)
 train.batch_offsets = disturbed
-sys.exit(train.main())
+train.distributed.end(train.main())
 """
     (clone / "disturbed.py").write_text(script, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=3"]

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import config
 import plot_loss
 import prepare
 import sample
@@ -256,7 +255,7 @@ def test_two_runs_in_one_folder(run, fails):
     assert train.main(FURTHER) == 0  # the lock of a dead process is no lock
 
 
-def test_a_run_is_locked_until_it_ends(book, monkeypatch):
+def test_a_run_has_one_writer_until_it_ends(book, monkeypatch):
     def refused():
         with pytest.raises(UserError, match="another process"), lock_folder(book / "out" / "run"):
             pass
@@ -279,8 +278,8 @@ def test_two_writers_of_tokens(book, fails, main):
 
 
 def test_hostile_files_and_command_lines():
-    """500 cases, always the same ones."""
-    tool = [sys.executable, "-m", "tests.fuzz", "--cases=500", "--seed=0"]
+    """300 cases, always the same ones."""
+    tool = [sys.executable, "-m", "tests.fuzz", "--cases=300", "--seed=0"]
     result = subprocess.run(tool, cwd=SCRIPTS, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -347,7 +346,6 @@ def test_what_the_fuzzer_found(run, book, home, fails):
     """Each was a traceback once."""
     assert "-- cannot be the value" in fails(sample.main, ["--run=run", "--prompt=--"], code=2)
     assert "not between" in fails(sample.main, ["--run=run", "--prompt=x", "--top_p=1e-308"], code=2)
-    assert "prompt_file" in fails(sample.main, ["--run=run", "--prompt_file=\0"])
     assert "is a folder" in fails(plot_loss.main, ["run", "--out=."])
     config = home / "half.py"
     config.write_text("corpus = '\\ud800'\n", encoding="utf-8")
@@ -423,21 +421,28 @@ def test_a_run_that_is_past_its_end(run, fails):
 # --- determinism
 
 
-def test_the_same_weights_whatever_else_differs(book, monkeypatch, tmp_path_factory):
+@pytest.fixture
+def two_threads():
+    """Sums that several threads share can depend on the load of the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_same_weights_whatever_else_differs(book, two_threads, monkeypatch, tmp_path_factory):
     """Another working folder, a busy machine, other intervals, a restart. The crash tool compares processes."""
-    flags = [*TINY, "--dropout=0.1", "--dtype=auto", "--max_steps=60"]
+    flags = [*TINY, "--dropout=0.1", "--dtype=auto", "--max_steps=8", "--eval_tokens=128"]
     assert train.main([*flags, "--run=plain"]) == 0
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    try:
-        assert train.main([*flags, "--run=logged", "--log_interval=7", "--eval_interval=13", "--eval_tokens=64"]) == 0
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+    busy, code = [], "import time; end = time.time() + 1\nwhile time.time() < end: pass"
     with monkeypatch.context() as patch:
-        at_step(patch, 25, lambda: send(signal.SIGTERM))
+        at_step(patch, 2, lambda: busy.extend(subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)))
+        assert train.main([*flags, "--run=logged", "--log_interval=3", "--eval_interval=5", "--eval_tokens=64"]) == 0
+    assert [process.wait() for process in busy] == [0, 0]
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: send(signal.SIGTERM))
         assert train.main([*flags, "--run=stopped"]) == 143
     assert train.main([*flags, "--run=stopped", "--eval_interval=1000", "--resume"]) == 0
-    weights = [load_checkpoint(config.ROOT / "out" / run / "ckpt.pt") for run in ("plain", "logged", "stopped")]
-    assert all(w["step"] == 60 and same(w["model"], weights[0]["model"]) for w in weights)
+    weights = [load_checkpoint(book / "out" / run / "ckpt.pt") for run in ("plain", "logged", "stopped")]
+    assert all(w["step"] == 8 and same(w["model"], weights[0]["model"]) for w in weights)

@@ -2,17 +2,21 @@ import html.parser
 import json
 import re
 import shutil
+import sys
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-from conftest import TINY, make_text
 
 import prepare
-import report
 import train
 import train_tokenizer
-import vocabulary
 from config import Config
-from corpus import Corpus
+from lib.corpus import Corpus
+from tests.conftest import TINY, make_text
+from tools.report import __main__ as report
+from tools.report.charts import chart
+from tools.report.tokenizer import smaller
 
 
 class Page(html.parser.HTMLParser):
@@ -45,8 +49,36 @@ def test_the_report_of_a_run(run, capsys):
         assert words in out
     assert f"{last['val_loss']:.3f}" in page.text and "Does it write, or copy?" in page.text
     assert page.addresses == []  # opens from the disk, without a network
-    assert page.tags.count("svg") >= 2 and page.tags.count("polyline") == 3
+    assert page.tags.count("svg") == 2 and page.tags.count("path") > 3
     assert "NaN" not in page.text and "nan" not in page.text.split("const tokens")[0]
+
+
+@pytest.mark.parametrize("steps", [[0], [0, 10], list(range(0, 1001, 10))])
+def test_a_chart_takes_font_and_colours_from_the_page(steps):
+    losses = np.linspace(8, 5, len(steps))
+    figures = [([], []), (steps, losses)], {"xz": 6.20, "bigram": 6.19}, "step"
+    svg = chart(*figures)
+    assert svg == chart(*figures)
+    root = ElementTree.fromstring(svg.replace("<svg", "<svg xmlns:xlink='http://www.w3.org/1999/xlink'"))
+    assert set(root.attrib) == {"viewBox"}  # as wide as its place in the page
+    assert "font-family" not in svg and "font-size" not in svg and "#0" not in re.sub('href="#m', "", svg)
+    assert all(f"var(--{name})" in svg for name in ("orange", "line", "soft", "level"))
+    labels = {text.text: float(text.get("y")) for text in root.iter("text")}
+    assert labels["bigram 6.19"] - labels["xz 6.20"] == pytest.approx(26, abs=0.1) and "step" in labels
+
+
+def test_what_is_not_installed(run, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert "jinja2 is not installed" in fails(report.main, ["run"])
+
+
+def test_a_name_may_hold_anything(run, capfd):
+    path = run / "loss_log.json"
+    log = json.loads(path.read_text(encoding="utf-8"))
+    log["config"]["run"] = name = "三国 $x^2_ & <b> `龘"
+    path.write_text(json.dumps(log), encoding="utf-8")
+    assert report.main(["run"]) == 0
+    assert name in Page(run / "report.html").text and capfd.readouterr().err == ""
 
 
 def test_weights_that_were_not_evaluated(run, capsys):
@@ -116,7 +148,7 @@ def test_a_smaller_vocabulary_is_the_beginning_of_a_larger_one(book):
     large, small = train_tokenizer.new_tokenizer(), train_tokenizer.new_tokenizer()
     train_tokenizer.learn(large, sample, config)
     train_tokenizer.learn(small, sample, Config(dataset="book", vocab_size=400))
-    cut = json.loads(vocabulary.smaller(large, 400).to_str())
+    cut = json.loads(smaller(large, 400).to_str())
     assert cut == json.loads(small.to_str()) and large.get_vocab_size() > 400
 
 

@@ -31,6 +31,19 @@ def test_text_is_continued(run, capsys):
     assert "best.pt" in err and "validation loss" in err
 
 
+def test_a_document_ends_at_eos_unless_told_otherwise(run):
+    model = sample.load("run")
+    ids = model.encode("曹操")
+    free = model.generate(ids, 30, seed=1, ignore_eos=True)
+    assert free.size(1) == ids.size(1) + 30
+    model.eos = free[0, ids.size(1) + 10].item()  # a token that comes, taken for the end
+    end = ids.size(1) + free[0, ids.size(1) :].tolist().index(model.eos)
+    assert torch.equal(model.generate(ids, 30, seed=1), free[:, : end + 1])
+    assert torch.equal(model.generate(ids, 30, seed=1, ignore_eos=True), free)
+    text = b"".join(model.token_bytes[i] for i in free[0, :end].tolist()).decode(errors="ignore")
+    assert model.generate("曹操", 30, seed=1) == text
+
+
 def test_the_model_has_learned_the_style(run):
     text = sample.load("run").generate("曹操", max_new_tokens=60, temperature=0.5, seed=0, ignore_eos=True)
     assert any(word in text[2:] for word in ("丞相", "大军", "天下", "孔明", "次日", "玄德", "引兵", "刘备"))

@@ -152,7 +152,7 @@ def test_what_is_refused(book, home, fails):
     folder = book / TOKENS
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     for value in ("", "3", "0/4", "5/4", "1/10000", "-1/4", "1/4/4", "１/4", "a/b", "01/4", "1/4\n"):
-        assert "such as 3/16" in fails(prepare.main, [*TINY, f"--shard={value}"])
+        assert "such as 3/16" in fails(prepare.main, [*TINY, f"--shard={value}"], code=2)
     (home / "line.txt").write_text(make_text(1), encoding="utf-8")
     few = [*TINY, f"--corpus={home / 'line.txt'}"]
     assert "use fewer" in fails(prepare.main, [*few, "--shard=2/2"])
@@ -290,6 +290,9 @@ def test_blocks_lie_within_their_shard_and_every_one_has_its_offset(home, dtype)
     assert blocks.dtype == torch.int64 and blocks.tolist() == expected
     offsets = numbers.permutation(tokens.n_offsets)  # in any order, and each is that of its own block
     assert tokens.blocks(offsets).tolist() == [expected[i] for i in offsets]
+    tokens.on_gpu = torch.from_numpy(tokens.head(tokens.n_tokens).astype(np.int32))  # as on a GPU, if it has room
+    assert tokens.blocks(offsets).tolist() == [expected[i] for i in offsets]
+    tokens.on_gpu = None
 
     side_by_side = [ids[i : i + 33] for ids in arrays for i in range(0, len(ids) - 32, 32)]
     assert tokens.blocks(tokens.windows(0)).tolist() == side_by_side

@@ -28,15 +28,13 @@ from tools.report.tokenizer import measure_tokenizer
 from tools.report.verdict import judge
 
 
-def report_run(name, last, device):
-    start = time.time()
+def report_run(name, last, device) -> Path:
+    """Write the page of a run, and print the gist of it. Returns the path of the page."""
     page = load_template("run.html")
     text_model, path, checkpoint = load_run(name, last, device)
     set_up(text_model.model.embedding.weight.device)
     m = measure(Run(str(path.parent)), text_model, checkpoint)
     verdict = judge(m)
-    samples = [record for record in m.run.records if "samples" in record]
-    steps, losses = m.run.train
     shown = [show(piece, text_model.tokenizer.id_to_token(i)) for i, piece in enumerate(text_model.token_bytes)]
     tokens = [
         shown[token]
@@ -47,6 +45,9 @@ def report_run(name, last, device):
         }
         for token, nats, rank, likely in m.passage
     ]
+    samples = [record for record in m.run.records if "samples" in record]
+    steps, losses = m.run.train
+    bigram = {"bigram": m.baselines["bigram"]}
     out = m.run.folder / "report.html"
     text = page.render(
         m=m,
@@ -56,9 +57,7 @@ def report_run(name, last, device):
         tokens_per_parameter=format_number(m.tokens_per_parameter),
         seconds=format_time(max(m.run.series("seconds")[1], default=0)),
         loss_chart=chart([(steps, smooth(losses, len(losses) // 50)), m.run.val], m.baselines, "step"),
-        context_chart=chart(
-            [np.transpose(m.positions)], {"bigram": m.baselines["bigram"]}, "tokens seen before", log=True
-        ),
+        context_chart=chart([np.transpose(m.positions)], bigram, "tokens seen before", log=True),
         tokens=tokens,
         n_samples=len(samples),
         samples=[samples[round(i)] for i in np.linspace(0, len(samples) - 1, min(len(samples), 5))],
@@ -66,10 +65,11 @@ def report_run(name, last, device):
     )
     write_text(out, text)
     print_run(m, verdict)
-    print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
+    return out
 
 
 def print_run(m, verdict):
+    """The gist of the page, for the terminal."""
     print(f"{m.run.name}: {m.n_parameters:,} parameters, weights of step {m.step:,} of {m.config.max_steps:,}")
     print(
         f"validation   {m.val_loss:.4f} nats, PPL {math.exp(m.val_loss):.1f},"
@@ -87,13 +87,11 @@ def print_run(m, verdict):
         shares = ", ".join(f"{novel:.1%} of {n}" for n, novel in copies.novel.items())
         print(f"{whose:12} new sequences of n characters: {shares}; longest copied run {len(copies.longest)}")
     print(f"\n{verdict.name.upper()}: {verdict.headline}")
-    print("\n".join(f"  - {line}" for line in verdict.evidence))
-    print("next:")
-    print("\n".join(f"  - {line}" for line in verdict.advice))
+    print(*(f"  - {line}" for line in verdict.evidence), "next:", *(f"  - {line}" for line in verdict.advice), sep="\n")
 
 
-def report_tokenizer(config):
-    start = time.time()
+def report_tokenizer(config) -> Path:
+    """Write the page of a tokenizer, and print the gist of it. Returns the path of the page."""
     page = load_template("tokenizer.html")
     found = measure_tokenizer(config)
     tokens = [show(piece) | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in found["passage"]]
@@ -104,12 +102,9 @@ def report_tokenizer(config):
         print(f"  {kind:24} {ratio:.2f}  " + " | ".join(show(piece)["text"].strip("\n") for piece in pieces[:14]))
     if found["sizes"]:
         print("vocab_size  characters a token  characters a window  parameters  tokens seen fewer than 20 times")
-    for row in found["sizes"]:
-        print(
-            f"{row['size']:10,} {row['characters_per_token']:19.3f} {row['window']:20.0f} {row['parameters']:11,}"
-            f" {row['rare']:32.1%}"
-        )
-    print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
+    for size, ratio, window, parameters, rare in found["sizes"]:
+        print(f"{size:10,} {ratio:19.3f} {window:20.0f} {parameters:11,} {rare:32.1%}")
+    return out
 
 
 # --- pages
@@ -117,7 +112,8 @@ def report_tokenizer(config):
 
 def load_template(name):
     """A page to be filled with values. Everything in them is escaped, because a corpus may hold HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # Here, main can say that it is not installed.
+    # Imported here, so that main can say in one line that it is not installed.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(name)
@@ -133,16 +129,20 @@ def show(piece, name="") -> dict:
 
 @reports_errors
 def main(argv=None):
+    start = time.time()
     argv = sys.argv[1:] if argv is None else argv
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
     parser.add_argument("--tokenizer", action="store_true", help="look at the tokenizer of a config instead")
     if "--tokenizer" in argv:
-        return report_tokenizer(load_config(argv, parser)[0])
-    parser.add_argument("run", nargs="?", default="", help="a name under out/, a folder or a checkpoint [most recent]")
-    parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
-    args = parser.parse_args(argv)
-    return report_run(args.run, args.last, args.device)
+        config, _ = load_config(argv, parser)
+        out = report_tokenizer(config)
+    else:
+        parser.add_argument("run", nargs="?", default="", help="a name under out/ or a folder [the most recent]")
+        parser.add_argument("--last", action="store_true", help="the latest weights, not the best ones, as by default")
+        parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+        args = parser.parse_args(argv)
+        out = report_run(args.run, args.last, args.device)
+    print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
 
 
 if __name__ == "__main__":

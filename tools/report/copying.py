@@ -32,7 +32,7 @@ def find_copies(known, texts) -> Copies:
 
 def as_codes(text):
     """The characters of a text as numbers."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
 
 
 def found_in(known, texts, n):
@@ -41,11 +41,13 @@ def found_in(known, texts, n):
     queries = np.unique(np.concatenate(wanted))
     found = np.zeros(len(queries), dtype=bool)
     for first in range(0, len(known), PART):
-        found |= np.isin(queries, hashes(known[first : first + PART + n - 1], n))
+        part = hashes(known[first : first + PART + n - 1], n)
+        found |= np.isin(queries, part[np.isin(part, queries)])  # Without the inner one it is far slower.
     return [found[np.searchsorted(queries, values)] for values in wanted]
 
 
 def hashes(codes, n):
     """A number of 64 bits for each n characters in a row. Others have another number, all but certainly."""
+    codes = codes.astype(np.uint64)
     weights = np.random.default_rng(0).integers(1 << 64, size=n, dtype=np.uint64)
     return np.convolve(codes, weights, mode="valid") if len(codes) >= n else codes[:0]

@@ -54,11 +54,8 @@ def measure(run, text_model, checkpoint) -> Measurements:
     if not len(run.val[0]):
         raise UserError(f"{run.folder} has no evaluation yet; let the run go on to its first one")
     config, model = checkpoint["config"], text_model.model
-    meta = read_meta(config.tokens_dir)
-    check_same_text(run, checkpoint, meta)
-    (train, _), (val, n_windows) = (read_ids(config, meta, split) for split in ("train", "val"))
-    evaluated = val[: n_windows * config.block_size + 1]
-
+    meta, train, val, n_evaluated = read_text(run, checkpoint)
+    evaluated = val[: n_evaluated + 1]
     sample_tokens, sample, positions = measure_losses(model, train, evaluated)
     # train.py has measured it on all windows, unless it was stopped between two evaluations.
     val_loss = dict(zip(*run.val, strict=True)).get(checkpoint["step"], sample["val"][0])
@@ -108,19 +105,21 @@ def measure(run, text_model, checkpoint) -> Measurements:
 # --- the text of a run
 
 
-def check_same_text(run, checkpoint, meta):
-    """Raise UserError unless the tokens on the disk are those that the run learned from."""
-    folder, sha256 = checkpoint["config"].tokens_dir, meta["train"]["sha256"]
+def read_text(run, checkpoint):
+    """(meta, the ids of the training split, those of the validation split, how many of these train.py evaluates).
+
+    Of a long split only the beginning is read. Raises UserError if the run has learned from other tokens.
+    """
+    config = checkpoint["config"]
+    meta = read_meta(config.tokens_dir)
+    learned = meta["train"]["sha256"]
     with contextlib.suppress(KeyError, TypeError):  # Logs of older versions do not say.
-        sha256 = run.header["data"]["train"]["sha256"]
-    if sha256 != meta["train"]["sha256"] or read_tokenizer(folder) != checkpoint["tokenizer"]:
-        raise UserError(f"{folder} has other tokens than {run.folder} learned from; prepare its text again")
-
-
-def read_ids(config, meta, split):
-    """(the token ids of a split, or of a long one its beginning; how many windows of it train.py evaluates)."""
-    tokens = Tokens(config, meta, split, torch.device("cpu"))
-    return tokens.check(tokens.head(LONGEST_TEXT)).astype(np.int64), len(tokens.windows(config.eval_tokens))
+        learned = run.header["data"]["train"]["sha256"]
+    if learned != meta["train"]["sha256"] or read_tokenizer(config.tokens_dir) != checkpoint["tokenizer"]:
+        raise UserError(f"{config.tokens_dir} has other tokens than {run.folder} learned from; prepare its text again")
+    train, val = (Tokens(config, meta, split, torch.device("cpu")) for split in ("train", "val"))
+    ids = (tokens.check(tokens.head(LONGEST_TEXT)).astype(np.int64) for tokens in (train, val))
+    return meta, *ids, len(val.windows(config.eval_tokens)) * config.block_size
 
 
 def to_bytes(pieces, ids) -> bytes:

@@ -64,10 +64,12 @@ def token_counts(tokenizer, texts):
     return counts
 
 
-def compare_sizes(config, sample, held_out) -> list[dict]:
+def compare_sizes(config, sample, held_out) -> list[tuple]:
     """What a quarter, half, twice and four times the vocabulary would give.
 
-    Only the largest is learned: BPE adds one token after the other, so the first ones are those of a smaller one.
+    For each: (its size, characters per token, characters in a window, parameters of its embedding, share of its tokens
+    that are rare). Only the largest is learned: BPE adds one token after the other, so the first ones are those of a
+    smaller one.
     """
     largest = new_tokenizer()
     learn(largest, sample, dataclasses.replace(config, vocab_size=4 * config.vocab_size))
@@ -76,15 +78,8 @@ def compare_sizes(config, sample, held_out) -> list[dict]:
     for size in sorted({min(size, largest.get_vocab_size()) for size in sizes if size >= 300}):
         tokenizer = smaller(largest, size)
         ratio = characters / max(1, token_counts(tokenizer, held_out).sum())
-        rows.append(
-            {
-                "size": size,
-                "characters_per_token": ratio,
-                "window": ratio * config.block_size,
-                "parameters": size * config.n_embd,
-                "rare": float((token_counts(tokenizer, sample) < 20).mean()),
-            }
-        )
+        rare = float((token_counts(tokenizer, sample) < 20).mean())
+        rows.append((size, ratio, ratio * config.block_size, size * config.n_embd, rare))
     return rows
 
 
