@@ -13,8 +13,7 @@ In a notebook:  from sample import load; print(load("out/tiny").generate("你好
 import inspect
 import sys
 
-import torch
-
+from lib import qwen3
 from lib.checkpoint import load_checkpoint, one_line_if_damaged
 from lib.device import pick_device
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
@@ -48,9 +47,9 @@ def load_run(run="", last=False, device="auto"):
     config, weights = checkpoint["config"], checkpoint["model"]
     with one_line_if_damaged(path):
         n_rows = len(weights["embedding.weight"])
-        with torch.device("meta"):  # It takes no memory: a damaged config may ask for terabytes.
-            # A plain dict, because torch notes `assign` in the metadata of its own kind, and would obey it again below.
-            GPT(config, n_rows).load_state_dict(dict(weights), assign=True)
+        for name, parts in qwen3.layout(config, n_rows):
+            if len(weights[name]) != sum(parts.values()):  # A damaged config may ask for terabytes of memory.
+                raise ValueError(f"{name} has {len(weights[name]):,} rows")
         model = GPT(config, n_rows)
         model.load_state_dict(weights)
     return TextModel(model.eval().to(device), tokenizer, path), path, checkpoint
