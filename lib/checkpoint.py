@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 import config
-from lib.errors import UserError
+from lib.errors import UserError, is_out_of_memory
 from lib.runs import BEST, LATEST, LOG
 from lib.signals import signals_wait
 from lib.storage import atomic_write, is_number
@@ -29,9 +29,11 @@ def one_line_if_damaged(path, hint="is it a checkpoint of train.py?"):
     """Whatever fails while a file is used becomes one line, since a damaged file fails in many ways."""
     try:
         yield
-    except (OSError, MemoryError, UserError):
+    except (OSError, UserError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().split("\n")[0][:120]
         raise UserError(f"{path} is damaged ({reason}); {hint}") from None
 

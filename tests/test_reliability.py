@@ -26,6 +26,7 @@ from lib.storage import lock_folder, write_json
 from tests import crash
 from tests.conftest import SCRIPTS, TINY, make_text
 from tests.crash import read_run, same
+from tools import export
 
 FURTHER = [*TINY, "--max_steps=30", "--resume"]
 
@@ -141,6 +142,7 @@ def test_a_full_disk_at_any_byte_of_a_run(run, home, fails):
         (train_tokenizer.main, TINY, "data/book/bpe400"),
         (prepare.main, TINY, "data/book/bpe400"),
         (plot_loss.main, ["run"], "out/run"),
+        (export.main, ["run", "--format=gguf"], "out/run"),
     ],
 )
 def test_a_full_disk_leaves_the_old_files(run, home, fails, main, argv, folder):
