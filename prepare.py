@@ -39,7 +39,7 @@ class Split:
 
     def write(self, ids):
         ids = np.asarray(ids, dtype=np.int64)
-        if ids.size and ids.max() >= self.vocab_size:  # a cast would wrap in silence
+        if ids.size and ids.max() >= self.vocab_size:  # A cast to 16 bits would wrap it without an error.
             raise UserError(f"token id {ids.max()} is outside the vocabulary of {self.vocab_size}")
         self.counts += np.bincount(ids, minlength=self.vocab_size)
         data = ids.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes()

@@ -90,7 +90,7 @@ def read_prompt(args):
         text = sys.stdin.read(LONGEST_PROMPT + 1) if sys.stdin else ""
     if len(text) > LONGEST_PROMPT:
         raise UserError(f"the prompt is longer than {LONGEST_PROMPT:,} characters; a model sees only its end")
-    return text.removesuffix("\n")  # echo and editors end a text with one
+    return text.removesuffix("\n")  # echo and editors add one at the end of a text.
 
 
 def parse_args(argv):

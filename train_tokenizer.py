@@ -68,7 +68,7 @@ def learn(tokenizer, sample, config):
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
         special_tokens=list(SPECIAL_TOKENS),
-        # All 256 bytes, or those the text lacks would vanish without a word when they are encoded.
+        # This holds all 256 bytes. Bytes that the text lacks would otherwise vanish without an error when encoded.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=sys.stderr.isatty(),
     )
@@ -92,7 +92,7 @@ def save(tokenizer, folder):
     model = json.loads(text)["model"]
     merges = "#version: 0.2\n" + "".join(f"{first} {second}\n" for first, second in model["merges"])
     vocab = json.dumps(model["vocab"], ensure_ascii=False)
-    with contextlib.ExitStack() as stack:  # all three or, on a full disk, none
+    with contextlib.ExitStack() as stack:  # On a full disk none of the three is replaced.
         for name, content in (("tokenizer.json", text), ("merges.txt", merges), ("vocab.json", vocab)):
             file = stack.enter_context(atomic_write(folder / name, "w"))
             file.write(content)
@@ -102,7 +102,7 @@ def save(tokenizer, folder):
 def count_tokens(tokenizer, texts) -> int:
     """The tokens in a list of texts, each of which must come back unchanged."""
     count = 0
-    for first in range(0, len(texts), 1000):  # not all at once: an encoding is many times as large as its text
+    for first in range(0, len(texts), 1000):  # An encoding is many times as large as its text.
         part = texts[first : first + 1000]
         encodings = tokenizer.encode_batch_fast(part, add_special_tokens=False)
         count += sum(map(len, encodings))

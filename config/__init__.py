@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # data/ and out/ are here, whatever the working folder
 N_SPECIAL = 4  # <pad> <bos> <eos> <unk>
-LARGEST = 1 << 24  # of a size: the product of any two can be calculated with
+LARGEST = 1 << 24  # No size may exceed it, so that the product of two fits into 64 bits.
 
 
 def _key(default, help, low=None, high=2**31 - 1, choices=None):
@@ -151,7 +151,7 @@ def _problem(field, value):
         return f"{value!r} is not one of {', '.join(choices)}"
     if field.type not in (int, float):
         return None
-    if not low <= value:  # nor is not-a-number
+    if not low <= value:  # This refuses not-a-number too.
         return f"{value} is below {low} ({help})"
     return f"{value} is above {high} ({help})" if value > high else None
 

@@ -95,7 +95,7 @@ def restore(checkpoint, model, optimizers, scaler, path):
                 like = {name: parameter if name != "step" else torch.zeros(()) for name in names}
                 if {name: _kind(tensor) for name, tensor in state.items()} != {n: _kind(t) for n, t in like.items()}:
                     raise ValueError("the state of its optimizer does not fit its weights")
-        if checkpoint["scaler"]:  # none but in float16
+        if checkpoint["scaler"]:  # It is empty unless the run uses float16.
             state = {name: checkpoint["scaler"][name] for name in ("scale", "_growth_tracker")}
             scaler.load_state_dict(scaler.state_dict() | state)
             scaler.scale(torch.zeros((), device=model.embedding.weight.device))  # It takes the values up only now.

@@ -42,11 +42,11 @@ def remove_other_divisions(folder, n):
     kept = {shard_suffix(k, n) for k in range(1, n + 1)}
     for path in folder.iterdir():
         match = re.fullmatch(r"(?:meta|train|val)(|_\d{4})\.(?:json|bin)", path.name, re.ASCII)
-        if match and (match[1] not in kept or not _is_of(folder / f"meta{match[1]}.json", n)):
+        if match and (match[1] not in kept or not _belongs_to(folder / f"meta{match[1]}.json", n)):
             path.unlink()
 
 
-def _is_of(meta, n):
+def _belongs_to(meta, n):
     with contextlib.suppress(UserError):
         return str(read_json(meta, "").get("shard", "1/1")).endswith(f"/{n}")
     return False

@@ -27,7 +27,7 @@ def join() -> int:
     if not is_main:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    # The store of torchrun outlives a restart, whose processes must not find the addresses of the dead.
+    # The store of torchrun outlives a restart. A prefix for each attempt hides the addresses of ended processes.
     restarts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     dist.init_process_group(

@@ -69,7 +69,7 @@ def saved_bytes(model, autocast) -> int:
     idx = torch.zeros(1, model.config.block_size, dtype=torch.int64, device=model.embedding.weight.device)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
         loss = model(idx, idx)
-    del loss  # only now may its memory hold something else
+    del loss  # Until here its tensors keep their memory, so that no two of them have one address.
     return sum(saved.values())
 
 

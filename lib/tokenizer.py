@@ -22,7 +22,7 @@ def parse_tokenizer(text, where) -> Tokenizer:
     """The byte-level BPE tokenizer in a JSON text. where: its file, for the error message. Raises UserError."""
     try:
         settings = json.loads(text)
-        if settings["normalizer"] not in (None, {"type": "NFC"}):  # could turn a short text into gigabytes
+        if settings["normalizer"] not in (None, {"type": "NFC"}):  # Others could turn a short text into gigabytes.
             raise ValueError("it has a normalizer other than NFC")
         if settings["truncation"] or settings["padding"]:
             raise ValueError("it cuts or pads texts")

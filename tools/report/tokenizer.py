@@ -58,7 +58,7 @@ def measure_tokenizer(config) -> dict:
 def token_counts(tokenizer, texts):
     """How often each token occurs in a list of texts."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for first in range(0, len(texts), 1000):  # not all at once: an encoding is many times as large as its text
+    for first in range(0, len(texts), 1000):  # An encoding is many times as large as its text.
         for encoding in tokenizer.encode_batch_fast(texts[first : first + 1000], add_special_tokens=False):
             np.add.at(counts, encoding.ids, 1)
     return counts
