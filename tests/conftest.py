@@ -166,19 +166,28 @@ def fails(capsys):
     return call
 
 
+def at_step(monkeypatch, wanted, action):
+    """Call `action` in every process that comes to the step."""
+    batch_offsets = train.batch_offsets
+
+    def call(seed, step, *sizes):
+        if step == wanted:
+            action()
+        return batch_offsets(seed, step, *sizes)
+
+    monkeypatch.setattr(train, "batch_offsets", call)
+
+
 @pytest.fixture
 def fails_at(monkeypatch, fails):
     """Call train.main, which fails when it comes to a step: what it saved before is what --resume goes on from."""
-    offsets = train.batch_offsets
+
+    def stop():
+        raise UserError("enough")
 
     def call(wanted, argv):
-        def batch_offsets(seed, step, *sizes):
-            if step == wanted:
-                raise UserError("enough")
-            return offsets(seed, step, *sizes)
-
         with monkeypatch.context() as patch:
-            patch.setattr(train, "batch_offsets", batch_offsets)
+            at_step(patch, wanted, stop)
             assert fails(train.main, argv) == "error: enough"
 
     return call

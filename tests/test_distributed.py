@@ -19,7 +19,7 @@ import config
 import train
 from lib import device, distributed
 from lib.errors import UserError
-from tests.conftest import TINY
+from tests.conftest import TINY, at_step
 from tests.crash import read_run, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun needs the signals of Unix")
@@ -71,18 +71,6 @@ def processes(tmp_path, monkeypatch):
         return [(code, *text) for code, text in zip(codes, texts, strict=True)]
 
     return call
-
-
-def at_step(monkeypatch, wanted, action):
-    """Call `action` in every process that comes to the step."""
-    batch_offsets = train.batch_offsets
-
-    def call(seed, step, *sizes):
-        if step == wanted:
-            action()
-        return batch_offsets(seed, step, *sizes)
-
-    monkeypatch.setattr(train, "batch_offsets", call)
 
 
 def records(home, run="run"):

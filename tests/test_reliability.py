@@ -24,25 +24,13 @@ from lib.checkpoint import load_checkpoint
 from lib.errors import UserError, one_line
 from lib.storage import lock_folder, write_json
 from tests import crash
-from tests.conftest import SCRIPTS, TINY, make_text
+from tests.conftest import SCRIPTS, TINY, at_step, make_text
 from tests.crash import read_run, same
 from tools import export
 
 FURTHER = [*TINY, "--max_steps=30", "--resume"]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of Unix")
-
-
-def at_step(monkeypatch, wanted, action):
-    """Call `action` when the run comes to the step."""
-    batch_offsets = train.batch_offsets
-
-    def call(seed, step, *sizes):
-        if step == wanted:
-            action()
-        return batch_offsets(seed, step, *sizes)
-
-    monkeypatch.setattr(train, "batch_offsets", call)
 
 
 def send(number):
