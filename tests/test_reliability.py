@@ -332,6 +332,7 @@ def test_a_record_of_gigabytes_is_refused(home, fails, monkeypatch):
     assert "line 2: longer than 1,000 characters" in fails(train_tokenizer.main, [f"--corpus={path}"])
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # by torch, of an optimizer without state
 def test_what_the_fuzzer_found(run, book, home, fails):
     """Each was a traceback once."""
     assert "-- cannot be the value" in fails(sample.main, ["--run=run", "--prompt=--"], code=2)
