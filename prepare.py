@@ -93,6 +93,20 @@ def batches(pieces):
         yield batch
 
 
+def report(meta):
+    """Print what was made, with the loss of the simplest model to compare with."""
+    for name in ("train", "val"):
+        part = meta[name]
+        print(
+            f"{name:5}  {part['tokens']:,} tokens in {part['documents']:,} documents,"
+            f" {part['characters'] / max(part['tokens'], 1):.3f} characters a token"
+        )
+    print(
+        f"a model that knows only how frequent each token is has a loss of {meta['unigram_entropy']:.3f} nats"
+        f" (one that knows nothing, ln {meta['vocab_size']:,} = {np.log(meta['vocab_size']):.3f})"
+    )
+
+
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
@@ -149,16 +163,7 @@ def main(argv=None):
         remove_other_divisions(folder, n)
         missing = missing_shards(folder, n)
 
-    for name in splits:
-        part = meta[name]
-        print(
-            f"{name:5}  {part['tokens']:,} tokens in {part['documents']:,} documents,"
-            f" {part['characters'] / max(part['tokens'], 1):.3f} characters a token"
-        )
-    print(
-        f"a model that knows only how frequent each token is has a loss of {meta['unigram_entropy']:.3f} nats"
-        f" (one that knows nothing, ln {vocab_size:,} = {np.log(vocab_size):.3f})"
-    )
+    report(meta)
     print(f"saved {f'shard {args.shard} in ' if suffix else ''}{folder} in {time.time() - start:.0f} s")
     words = shlex.join(word for word in args.argv if word not in ("--shard", args.shard, f"--shard={args.shard}"))
     if missing:
