@@ -96,7 +96,7 @@ def write_hf(folder, text_model, checkpoint, kind, run_dir):
 def tokenizer_with_bos(text_model, text) -> str:
     """tokenizer.json as other tools need it: it puts <bos> in front by itself, as TextModel.encode does."""
     tokenizer = text_model.tokenizer
-    if text_model.bos is None or json.loads(text)["post_processor"]:
+    if text_model.bos is None or tokenizer.post_processor:
         return text
     bos = tokenizer.id_to_token(text_model.bos)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -170,14 +170,14 @@ def measured_rows(run, step) -> str:
 # --- llama.cpp
 
 
-def write_gguf(path, text_model, checkpoint, kind):
+def write_gguf(path, text_model, kind):
     """One file with weights and tokenizer, for llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
     Vectors stay float32, as do those that llama.cpp converts itself.
     """
     import gguf
 
-    c, settings = text_model.model.config, json.loads(checkpoint["tokenizer"])
+    c, settings = text_model.model.config, json.loads(text_model.tokenizer.to_str())
     pre_tokenizer = settings["pre_tokenizer"] or {}
     splits = [s["pattern"].get("Regex") for s in pre_tokenizer.get("pretokenizers", []) if s["type"] == "Split"]
     if tuple(splits) not in PRE_TOKENIZERS:
@@ -253,7 +253,7 @@ def main(argv=None):
         if args.format == "hf":
             write_hf(out, text_model, checkpoint, args.type, source.parent)
         else:
-            write_gguf(out, text_model, checkpoint, args.type)
+            write_gguf(out, text_model, args.type)
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
     print(f"{source}: step {checkpoint['step']:,}")

@@ -87,7 +87,7 @@ def sampling_speeds(folder, c, vocab_size, rounds):
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = {"tokenizer": text, "step": 0}
         write_hf(Path(scratch), text_model, checkpoint, "f32", Path(scratch))
-        write_gguf(Path(scratch) / "model.gguf", text_model, checkpoint, "f32")
+        write_gguf(Path(scratch) / "model.gguf", text_model, "f32")
         theirs = AutoModelForCausalLM.from_pretrained(scratch).eval()
         threads = torch.get_num_threads()
         llama = Llama(str(Path(scratch) / "model.gguf"), n_ctx=c.block_size, n_threads=threads, verbose=False)
