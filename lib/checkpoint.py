@@ -93,7 +93,7 @@ def restore(checkpoint, model, optimizers, scaler, path):
             names = ("momentum_buffer",) if muon else ("step", "exp_avg", "exp_avg_sq")
             for parameter, state in optimizer.state.items():
                 like = {name: parameter if name != "step" else torch.zeros(()) for name in names}
-                if {name: _kind(tensor) for name, tensor in state.items()} != {n: _kind(t) for n, t in like.items()}:
+                if _kinds(state) != _kinds(like):
                     raise ValueError("the state of its optimizer does not fit its weights")
         if checkpoint["scaler"]:  # It is empty unless the run uses float16.
             state = {name: checkpoint["scaler"][name] for name in ("scale", "_growth_tracker")}
@@ -101,5 +101,5 @@ def restore(checkpoint, model, optimizers, scaler, path):
             scaler.scale(torch.zeros((), device=model.embedding.weight.device))  # It takes the values up only now.
 
 
-def _kind(tensor):
-    return tensor.shape, tensor.dtype, tensor.layout
+def _kinds(tensors):
+    return {name: (tensor.shape, tensor.dtype, tensor.layout) for name, tensor in tensors.items()}
