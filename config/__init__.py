@@ -27,8 +27,11 @@ class Config:
 
     # corpus and tokenizer
     dataset: str = _key("poetry", "name of the corpus: its folder is data/<dataset>")
-    corpus: str = _key("", "your own text: a .txt, a .jsonl with the key text, or a folder of them")
+    corpus: str = _key("", "your own text: a .txt, .md, .jsonl or .json file, or a folder of them")
+    val_corpus: str = _key("", "a text for validation ('': the end of the corpus)")
     encoding: str = _key("auto", "of the corpus files: auto, or any name Python knows (utf-8, gb18030, big5)")
+    text_key: str = _key("", "the key of the text in JSON records, or several, joined: instruction,input,output")
+    split: str = _key("", "what separates documents in a .txt: line, blank (blank lines) or a regular expression")
     val_fraction: float = _key(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
     vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL, LARGEST)
     min_frequency: int = _key(2, "a pair of tokens is merged only if seen this often", 1)
@@ -67,6 +70,7 @@ class Config:
 
     # watching and saving
     eval_interval: int = _key(250, "steps between evaluations; each one saves a checkpoint", 1)
+    patience: int = _key(0, "evaluations without a better loss after which the run ends (0: never)", 0)
     eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
     log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
     run: str = _key("", "name of the run: its folder is out/<run> (default: the config file's name)")
