@@ -40,6 +40,7 @@ clients: $(VENV)/requirements-dev.done
 	$(VENV)/old/bin/python -m pytest tests/test_export.py
 
 $(VENV)/%.done: %.txt requirements.txt
+	@$(PYTHON) -c 'import lib.environment'  # It ends here if Python is too old.
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@

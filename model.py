@@ -191,11 +191,14 @@ class GPT(nn.Module):
         min_p=0.0,
         repetition_penalty=1.0,
         seed=None,
+        automaton=None,
         use_cache=True,
     ):
         """Yield the next token of each sequence, (B,), max_new_tokens times.
 
         idx: (B, T) token ids, T >= 1. The sampling parameters are those of `next_token`.
+        automaton: None, or (allowed, next_state), two tables (states, vocab) that say which tokens may come in a
+        state, and the state after each. It begins in state 0 (https://arxiv.org/abs/2307.09702).
 
         The window slides in leaps: when it is full, its last half moves to the front, and the cache is
         computed anew from it, since dropping the oldest entries alone would leave keys and values that
@@ -206,6 +209,7 @@ class GPT(nn.Module):
         generator.manual_seed(seed) if seed is not None else generator.seed()
         seen = torch.zeros(idx.size(0), self.embedding.num_embeddings, dtype=torch.bool, device=idx.device)
         seen.scatter_(1, idx, True)
+        state = torch.zeros_like(idx[:, 0])
         window, cache = idx[:, -size:], None
         for _ in range(max_new_tokens):
             if window.size(1) > size:
@@ -217,7 +221,12 @@ class GPT(nn.Module):
                 logits = self(window, kv_cache=cache)
             else:
                 logits = self(window[:, -1:], kv_cache=cache)
+            if automaton:
+                allowed, next_state = automaton
+                logits = logits.where(allowed[state], -torch.inf)
             token = next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator)
+            if automaton:
+                state = next_state[state, token]
             seen.scatter_(1, token[:, None], True)
             window = torch.cat((window, token[:, None]), dim=1)
             yield token

@@ -8,6 +8,9 @@ Reads   out/<run>/loss_log.json
 Writes  out/<run>/loss.png, or out/loss.png for several runs
 """
 
+import lib.environment  # noqa: F401  It says which of the others is not installed.
+
+# isort: split
 import math
 import sys
 from pathlib import Path
@@ -33,12 +36,13 @@ def draw(runs, x):
 
     x: "step", or "tokens" to compare runs whose steps are not of one size.
     """
+    titles = [readable(run.name) for run in runs]  # before the texts that take their fonts from rcParams
     figure = Figure(figsize=(9, 6.5), dpi=150, layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     many = len(runs) > 1
     for i, run in enumerate(runs):
         color, val_color = f"C{i}", f"C{i}" if many else "C1"
-        of_run = f" – {run.name}" if many else ""
+        of_run = f" – {titles[i]}" if many else ""
         steps, values = run.series("train_loss", x)
         if len(steps):
             loss.plot(steps, values, color=color, alpha=0.2, linewidth=0.7)
@@ -53,9 +57,10 @@ def draw(runs, x):
             loss.axhline(baseline, color=color if many else "gray", linestyle="--", linewidth=1, label=label)
         rate.plot(*run.series("lr", x), color=color, linewidth=1.2)
 
-    loss.set_title(" · ".join(run.name for run in runs))
+    loss.set_title(" · ".join(titles), parse_math=False)
     loss.set_ylabel("loss, nats per token")
-    loss.legend()
+    for text in loss.legend().get_texts():
+        text.set_parse_math(False)  # $ begins no formula
     perplexity = loss.secondary_yaxis("right", functions=(to_perplexity, to_loss))
     perplexity.set_ylabel("perplexity")
     perplexity.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=15))
@@ -91,28 +96,27 @@ def to_loss(perplexity):
 
 
 def readable(name):
-    """The name as the picture can show it: with a CJK font if it needs one, escaped if there is none."""
-    name = name.replace("$", r"\$")  # not a formula
-    if name.isascii():
-        return name
+    """The name as the picture can show it: characters that no installed font has become escapes."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    found = [font for font in CJK_FONTS if font in installed]
-    if found:
-        matplotlib.rcParams["font.family"] = [*found, *matplotlib.rcParams["font.sans-serif"]]
-        return name
-    print(f"warning: no font with Chinese characters is installed; {name} is written in escapes", file=sys.stderr)
-    return name.encode("ascii", "backslashreplace").decode()
+    family = ["sans-serif", *(font for font in CJK_FONTS if font in installed)]
+    matplotlib.rcParams["font.family"] = family
+    paths = [font_manager.findfont(font_manager.FontProperties(family=[font])) for font in family]
+    known = set().union(*(font_manager.get_font(path).get_charmap() for path in paths))
+    shown = "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in name)
+    if shown != name:
+        problem = f"matplotlib knows no font with all characters of {name}, so the picture says {shown}"
+        print(f"warning: {problem}; install Noto Sans CJK for Chinese ones", file=sys.stderr)
+    return shown
 
 
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names under out/ or folders [the most recent]")
+    parser.add_argument("--run", "--run_name", action="append", default=[], metavar="RUN", help="one more of them")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the picture")
     args = parser.parse_args(argv)
-    runs = [Run(name) for name in args.runs or [""]]
-    for run in runs:
-        run.name = readable(run.name)
+    runs = [Run(name) for name in args.runs + args.run or [""]]
     figure = draw(runs, "step" if len({run.step_tokens for run in runs}) == 1 else "tokens")
     out = args.out or (runs[0].folder if len(runs) == 1 else config.ROOT / "out") / "loss.png"
     if not out.name or out.is_dir():

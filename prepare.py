@@ -9,6 +9,9 @@ With --shard=3/16 it does the third of sixteen equal parts of the corpus, and wr
 sixteen jobs, on as many machines as there are, prepare a corpus together. train.py reads all shards as one.
 """
 
+import lib.environment  # noqa: F401  It says which of the others is not installed.
+
+# isort: split
 import contextlib
 import hashlib
 import shlex
@@ -18,9 +21,17 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from config import load_config
+from config import TRAINING_KEYS, load_config, say_unused
 from lib.corpus import Corpus
-from lib.dataset import entropy, first_few, missing_shards, parse_shard, remove_other_divisions, shard_suffix
+from lib.dataset import (
+    describe_text,
+    entropy,
+    first_few,
+    missing_shards,
+    parse_shard,
+    remove_other_divisions,
+    shard_suffix,
+)
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256, write_json, write_text
 from lib.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer, special_ids
@@ -59,7 +70,8 @@ class Split:
 def encode(corpus, tokenizer, splits, bos=BOS, eos=EOS):
     """Write every document as <bos> … <eos> into its split; a model may know no <bos>."""
     document_in = None  # the split of the document that is not closed yet
-    progress = tqdm(total=corpus.characters, unit="char", unit_scale=True, desc="encoding", disable=None)
+    total = corpus.characters + (corpus.val.characters if corpus.val else 0)
+    progress = tqdm(total=total, unit="char", unit_scale=True, desc="encoding", disable=None)
     for batch in batches(corpus.split()):
         encoded = tokenizer.encode_batch_fast([text for _, text, _ in batch], add_special_tokens=False)
         ids = {name: [] for name in splits}
@@ -112,6 +124,7 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--shard", metavar="K/N", default="1/1", help="prepare the K-th of N parts of the corpus only")
     config, args = load_config(argv, parser)
+    say_unused(args, ["min_frequency", *TRAINING_KEYS])
     try:
         k, n = parse_shard(args.shard)
     except ValueError as error:
@@ -154,7 +167,7 @@ def main(argv=None):
             "tokenizer_sha256": sha256(tokenizer_json),
             "unigram_entropy": entropy(splits["train"].counts),
             **{name: split.summary() for name, split in splits.items()},
-            "sources": [{"file": str(path), "encoding": encoding} for path, encoding, *_ in corpus.parts],
+            **describe_text(corpus),
         }
         if suffix:
             counts = " ".join(map(str, splits["train"].counts))  # for the unigram entropy of all shards together

@@ -2,28 +2,40 @@
 
     python sample.py --prompt "你好"
     python sample.py                  asks for prompts, on a terminal
-    python sample.py --run=tiny --num_samples=5 --temperature=0.7 --max_new_tokens=300 < prompt.txt
+    python sample.py tiny --num_samples=5 --temperature=0.7 --max_new_tokens=300 < prompt.txt
+    python sample.py tiny --prompts_file=prompts.txt --out=samples.jsonl --stop=。
 
 Reads   out/<run>/best.pt (or ckpt.pt, with --last)
 Prints  the prompt and its continuation as it is generated
+Writes  with --out, a line {"prompt": …, "text": its continuation} for each sample
 
 In a notebook:  from sample import load; print(load("out/tiny").generate("你好", max_new_tokens=50))
 """
 
-import inspect
-import sys
+import lib.environment  # noqa: F401  It says which of the others is not installed.
 
+# isort: split
+import inspect
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from config import DEVICES
 from lib import qwen3
 from lib.checkpoint import load_checkpoint, one_line_if_damaged
 from lib.device import pick_device
+from lib.encoding import decode
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
-from lib.runs import BEST, LATEST, find_run
-from lib.storage import is_number
-from lib.text import TextDecoder, TextModel
+from lib.runs import BEST, LATEST, add_run_argument, find_run
+from lib.storage import atomic_write, is_number
+from lib.text import TextModel
 from lib.tokenizer import parse_tokenizer
 from model import GPT
 
-LONGEST_PROMPT = 1 << 20  # characters
+LONGEST_PROMPT = 1 << 22  # bytes
+LINE = "-" * 40  # between samples
 
 
 def load(run="", last=False, device="auto") -> TextModel:
@@ -57,54 +69,79 @@ def load_run(run="", last=False, device="auto"):
 
 def print_samples(text_model, prompt, args):
     """Stream the first sample; the others are generated beside it and follow when it has ended."""
-    samples = [TextDecoder(text_model.token_bytes) for _ in range(args.num_samples)]
-    going = [True] * args.num_samples
-    idx = text_model.encode(prompt).repeat(args.num_samples, 1)
-    print(prompt, end="", flush=True)
-    for tokens in text_model.model.stream(idx, args.max_new_tokens, **args.sampling):
-        for i, token in enumerate(tokens.tolist()):
-            if token == text_model.eos and not args.ignore_eos:
-                going[i] = False
-            if going[i]:
-                text = samples[i].add(token)
-                if i == 0:
-                    print(text, end="", flush=True)
-        if not any(going):
-            break
+    parts = []
+    for new in text_model.stream(prompt, args.num_samples, **args.generation):
+        print(new[0], end="", flush=True)
+        parts.append(new)
     print()
-    for sample in samples[1:]:
-        print(f"{'-' * 40}\n{prompt}{sample.so_far}")
+    samples = ["".join(column) for column in zip(*parts, strict=True)]
+    for text in samples[1:]:
+        print(f"{LINE}\n{text}")
 
 
-def read_prompt(args):
-    """The prompt of the command line, of a file, or of a pipe; None on a terminal."""
+def write_samples(text_model, prompts, args):
+    """Write the continuations of each prompt to a file, a line of JSON each."""
+    with atomic_write(args.out, "w") as file:
+        for prompt in tqdm(prompts, desc="sampling", unit="prompt", disable=None):
+            _, *parts = text_model.stream(prompt, args.num_samples, **args.generation)  # without the prompt
+            for text in map("".join, zip(*parts, strict=True)):
+                file.write(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+    print(f"saved {args.out}")
+
+
+def converse(text_model, args):
+    """Ask for texts on a terminal, and continue each."""
+    print("type a text to continue; Ctrl-D (on Windows Ctrl-Z, Enter) ends", file=sys.stderr)
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        try:
+            print_samples(text_model, prompt, args)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def read_prompts(args):
+    """The prompts of the command line, of a file, or of a pipe, a list."""
     if args.prompt is not None:
-        return args.prompt
-    if args.prompt_file is None and sys.stdin and sys.stdin.isatty():
-        return None
-    # Bytes that are not UTF-8 become half characters, which TextModel.encode refuses.
-    if args.prompt_file is not None:
-        with open(args.prompt_file, encoding="utf-8-sig", errors="surrogateescape") as file:
-            text = file.read(LONGEST_PROMPT + 1)
+        return [args.prompt]
+    where = args.prompts_file if args.prompt_file is None else args.prompt_file
+    if where is not None:
+        with open(where, "rb") as file:
+            data = file.read(LONGEST_PROMPT + 1)
     else:
-        text = sys.stdin.read(LONGEST_PROMPT + 1) if sys.stdin else ""
-    if len(text) > LONGEST_PROMPT:
-        raise UserError(f"the prompt is longer than {LONGEST_PROMPT:,} characters; a model sees only its end")
-    return text.removesuffix("\n")  # echo and editors add one at the end of a text.
+        where, data = "stdin", sys.stdin.buffer.read(LONGEST_PROMPT + 1) if sys.stdin else b""
+    if len(data) > LONGEST_PROMPT:
+        raise UserError(f"{where} is longer than {LONGEST_PROMPT:,} bytes; of a prompt a model sees only the end")
+    text = decode(data, where).replace("\r\n", "\n").replace("\r", "\n")
+    if args.prompts_file is None:
+        return [text.removesuffix("\n")]  # echo and editors add one at the end of a text.
+    prompts = [line for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise UserError(f"{where} holds no prompts; write one on each line")
+    return prompts
 
 
 def parse_args(argv):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--run", default="", help="a name under out/, a folder or a checkpoint [the most recent]")
+    add_run_argument(parser)
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
-    parser.add_argument("--prompt", help="the text to continue; an empty one starts a new document")
-    parser.add_argument("--prompt_file", metavar="FILE", help="a UTF-8 file to continue, without its last line end")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="the text to continue; an empty one starts a new document")
+    prompt.add_argument("--prompt_file", metavar="FILE", help="a text file to continue, without its last line end")
+    prompt.add_argument("--prompts_file", metavar="FILE", help="a text file with a prompt on each line")
+    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the samples here, do not print them")
     count = {"metavar": "N", "type": in_range(int, 1)}
     parser.add_argument("--num_samples", default=1, help="continuations [1]", **count)
     count["type"] = in_range(int, 0)
     parser.add_argument("--max_new_tokens", default=200, help="length of each at most [200]", **count)
     parser.add_argument("--ignore_eos", action="store_true", help="go on where a document would end")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    help = "end before this text (may be given several times; \\n is a line end)"
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=help)
+    parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
     default = inspect.signature(GPT.stream).parameters
     sampling = {
         "temperature": (in_range(float, 0), "0 takes the most likely token; higher is more varied"),
@@ -118,29 +155,33 @@ def parse_args(argv):
         value = default[name].default
         parser.add_argument(f"--{name}", type=kind, default=value, metavar="X", help=f"{text} [{value}]")
     args = parser.parse_args(argv)
-    args.sampling = {name: getattr(args, name) for name in sampling}
+    args.generation = {name: getattr(args, name) for name in ("max_new_tokens", "ignore_eos", *sampling)}
+    args.generation["stop"] = [text.replace("\\n", "\n") for text in args.stop]
+    has_prompt = any(value is not None for value in (args.prompt, args.prompt_file, args.prompts_file))
+    args.asks = not has_prompt and bool(sys.stdin) and sys.stdin.isatty()
+    if "" in args.stop:
+        parser.error("--stop is empty; name the text that a sample ends before")
+    if args.out and args.asks:
+        parser.error("--out needs --prompt, --prompt_file or --prompts_file")
+    if args.out and args.out.exists() and not args.out.is_file():
+        parser.error(f"--out={args.out} is a folder or a device; name a file")
     return args
 
 
 @reports_errors
 def main(argv=None):
     args = parse_args(argv)
-    prompt = read_prompt(args)
+    prompts = None if args.asks else read_prompts(args)
     text_model = load(args.run, args.last, args.device)
-    if prompt is not None:
-        print_samples(text_model, prompt, args)
-        return
-    print("type a text to continue; Ctrl-D (on Windows Ctrl-Z, Enter) ends", file=sys.stderr)
-    while True:
-        try:
-            prompt = input("> ")
-        except EOFError:
-            print()
-            return
-        try:
+    if args.asks:
+        converse(text_model, args)
+    elif args.out:
+        write_samples(text_model, prompts, args)
+    else:
+        for i, prompt in enumerate(prompts):
+            if i > 0:
+                print(LINE)
             print_samples(text_model, prompt, args)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

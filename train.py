@@ -7,9 +7,12 @@ Reads   data/<dataset>/bpe<vocab_size>/
 Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss), loss_log.json, and
         samples.md: how the model continues the same few texts at each evaluation
 
-Ctrl-C saves and stops; --resume goes on as if nothing had happened.
+Ctrl-C saves and stops, as do SIGTERM and a closed terminal; --resume goes on as if nothing had happened.
 """
 
+import lib.environment  # noqa: F401  It says which of the others is not installed.
+
+# isort: split
 import contextlib
 import dataclasses
 import functools
@@ -19,11 +22,11 @@ import shlex
 import numpy as np
 import torch
 
-from config import load_config
+from config import load_config, say_unused
 from lib import distributed, plan, qwen3
-from lib.checkpoint import restore, save_checkpoint, start_or_resume
+from lib.checkpoint import restore, save_checkpoint, say_what_changes, start_or_resume
 from lib.compilation import compile_model, should_compile
-from lib.dataset import read_meta
+from lib.dataset import check_text, read_meta
 from lib.device import hardware, pick_device, pick_precision, set_up
 from lib.errors import ArgumentParser, reports_errors
 from lib.health import Health
@@ -31,6 +34,7 @@ from lib.run_log import RunLog, format_time
 from lib.runs import BEST, LATEST
 from lib.signals import StopSignal
 from lib.storage import lock_folder, remove_leftovers
+from lib.terminal import outlive_readers
 from lib.text import TextModel
 from lib.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
 from lib.tokens import Tokens
@@ -207,6 +211,7 @@ def save(log, step, model, optimizers, scaler, tokenizer_json, is_best):
         "config": dataclasses.asdict(config),
         "tokenizer": tokenizer_json,
         "step": step,
+        "tokens": log.tokens(step),
     }
     if is_best:
         save_checkpoint(config.run_dir / BEST, state | {"val_loss": log.best_val_loss})
@@ -229,13 +234,16 @@ def main(argv=None):
     parser.add_argument("--overwrite", action="store_true", help="start anew although the run exists")
     parser.add_argument("--plan", action="store_true", help="make a few steps, say what a run takes, save nothing")
     config, args = load_config(argv, parser)
+    outlive_readers()
     restarts = distributed.join()
+    say_unused(args, ["min_frequency"])
     config = qwen3.with_shape_of_init(config, args.given)
     distributed.local_batch_size(config)  # raises an error if the batch cannot be divided
 
     # Data
     tokenizer_json = read_tokenizer(config.tokens_dir)
     meta = read_meta(config.tokens_dir)
+    check_text(config, args.given, meta)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
     device = pick_device(config.device)
     train_tokens, val_tokens = (Tokens(config, meta, split, device) for split in ("train", "val"))
@@ -270,8 +278,7 @@ def main(argv=None):
         distributed.check_agreement(dataclasses.asdict(config) | {"device": device.type} | fingerprint)
         if checkpoint:
             restore(checkpoint, model, optimizers, precision.scaler, config.run_dir / LATEST)
-            if checkpoint["data"] != meta["train"]["sha256"]:
-                print("warning: the training tokens are not those that this run began with")
+            say_what_changes(checkpoint, config, meta["train"]["sha256"], get_lr)
         elif config.init_from:
             qwen3.load_weights(config.init_from, model, tokenizer_json)
         if distributed.is_main:
@@ -298,7 +305,7 @@ def main(argv=None):
                 samples = continue_prompts(text_model, prompts) if due and not stopping and distributed.is_main else {}
                 is_best = due and not stopping and log.evaluation(step, lr, figures, samples)
                 save(log, step, model, optimizers, precision.scaler, tokenizer_json, is_best)
-            if last or stopping:
+            if last or stopping or log.out_of_patience():
                 break
 
             # Train
@@ -322,6 +329,11 @@ def say_what_is_next(log, argv, step, stopping, prompts) -> int:
         start = "torchrun … train.py" if distributed.is_torchrun else "python train.py"
         print(f"saved step {step:,}; go on with: {start} {shlex.join(words)} --resume")
         return 128 + stopping
+    if step < log.config.max_steps:
+        print(
+            f"ended at step {step:,}: {log.useless_evaluations} evaluations brought no better validation loss"
+            f" (patience={log.config.patience}); to go on: --resume --patience=0"
+        )
     run = shlex.quote(log.config.run)
     took, loss = format_time(log.seconds), log.best_val_loss
     print(f"done in {took}: best validation loss {loss:.4f}, saved in {log.config.run_dir}")

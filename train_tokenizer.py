@@ -3,9 +3,12 @@
     python train_tokenizer.py config/small.py
 
 Reads   data/<dataset>/corpus.* (or --corpus)
-Writes  data/<dataset>/bpe<vocab_size>/tokenizer.json, and vocab.json and merges.txt for other tools
+Writes  data/<dataset>/bpe<vocab_size>/tokenizer.json, vocab.json and merges.txt for other tools, and vocab.txt to read
 """
 
+import lib.environment  # noqa: F401  It says which of the others is not installed.
+
+# isort: split
 import contextlib
 import json
 import random
@@ -14,13 +17,14 @@ import sys
 import threading
 import time
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from config import load_config
+from config import TRAINING_KEYS, load_config, say_unused
 from lib.corpus import Corpus
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.storage import atomic_write, flush_to_disk, lock_folder
-from lib.tokenizer import SPECIAL_TOKENS, is_chinese, parse_tokenizer, readable, token_bytes
+from lib.tokenizer import SPECIAL_TOKENS, encode_texts, is_chinese, parse_tokenizer, readable, token_bytes
 
 SAMPLE_BYTES = 8_000_000  # enough, see docs/EXPERIMENTS.md
 HELD_OUT_CHARACTERS = 500_000
@@ -34,6 +38,10 @@ SPLITS = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+
+# The time to learn grows with the length of the words, and text without spaces or punctuation is a single word. So words
+# are cut after this many bytes while merges are learned: 256 Chinese characters, where the three corpora have 226.
+LONGEST_WORD = 768
 
 
 def new_tokenizer():
@@ -49,7 +57,7 @@ def new_tokenizer():
 
 def sample_corpus(corpus):
     """A random sample of the training text, of about SAMPLE_BYTES, and the start of the validation text."""
-    share = SAMPLE_BYTES / (corpus.bytes * (1 - corpus.val_fraction))
+    share = SAMPLE_BYTES / corpus.train_bytes
     chance = random.Random(0)
     sample, held_out, characters = [], [], 0
     for split, text, _ in corpus.split():
@@ -72,6 +80,8 @@ def learn(tokenizer, sample, config):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=sys.stderr.isatty(),
     )
+    splits = tokenizer.pre_tokenizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splits, pre_tokenizers.FixedLength(LONGEST_WORD)])
     failures = []
 
     def work():
@@ -85,35 +95,48 @@ def learn(tokenizer, sample, config):
     thread.join()
     if failures:
         raise failures[0]
+    tokenizer.pre_tokenizer = splits
 
 
-def save(tokenizer, folder):
+def save(tokenizer, folder, counts):
+    """Write the files. counts (vocab_size,): how often each token occurs in the sample, for vocab.txt."""
     text = tokenizer.to_str(pretty=True)
     model = json.loads(text)["model"]
     merges = "#version: 0.2\n" + "".join(f"{first} {second}\n" for first, second in model["merges"])
     vocab = json.dumps(model["vocab"], ensure_ascii=False)
-    with contextlib.ExitStack() as stack:  # On a full disk none of the three is replaced.
-        for name, content in (("tokenizer.json", text), ("merges.txt", merges), ("vocab.json", vocab)):
+    names = [*SPECIAL_TOKENS, *map(as_literal, token_bytes(tokenizer)[len(SPECIAL_TOKENS) :])]
+    rows = ["id\ttoken\tcount", *(f"{i}\t{name}\t{n}" for i, (name, n) in enumerate(zip(names, counts, strict=True)))]
+    files = {"tokenizer.json": text, "merges.txt": merges, "vocab.json": vocab, "vocab.txt": "\n".join(rows) + "\n"}
+    with contextlib.ExitStack() as stack:  # On a full disk none of them is replaced.
+        for name, content in files.items():
             file = stack.enter_context(atomic_write(folder / name, "w"))
             file.write(content)
             flush_to_disk(file)
 
 
-def count_tokens(tokenizer, texts) -> int:
-    """The tokens in a list of texts, each of which must come back unchanged."""
-    count = 0
-    for first in range(0, len(texts), 1000):  # An encoding is many times as large as its text.
-        part = texts[first : first + 1000]
-        encodings = tokenizer.encode_batch_fast(part, add_special_tokens=False)
-        count += sum(map(len, encodings))
-        for text, decoded in zip(part, tokenizer.decode_batch([e.ids for e in encodings]), strict=True):
-            if decoded != text:
-                raise UserError(f"round trip failed on {text[:40]!r}; the tokenizer was not saved")
-    return count
+def as_literal(piece) -> str:
+    """A token as Python writes it: a text, or bytes if they are only a part of a character.
+
+    So nothing in it ends a line or a column, blanks can be seen, and no spreadsheet takes it for a number or a formula.
+    """
+    try:
+        return repr(piece.decode())
+    except UnicodeDecodeError:
+        return repr(piece)
 
 
-def report(tokenizer, vocab_size, sample, held_out):
-    """Print what was learned, in words for a reader who has never seen a tokenizer."""
+def count_tokens(tokenizer, texts):
+    """How often each token occurs in a list of texts, (vocab_size,). Each text must come back unchanged."""
+    counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
+        np.add.at(counts, ids, 1)
+        if tokenizer.decode(ids) != text:
+            raise UserError(f"round trip failed on {text[:40]!r}; the tokenizer was not saved")
+    return counts
+
+
+def report(tokenizer, vocab_size, sample, counts, held_out):
+    """Print what was learned, in words for a reader who has never seen a tokenizer. counts: of the sample's tokens."""
     learned = tokenizer.get_vocab_size()
     print(f"\nvocabulary      {learned:,} tokens: 4 special, 256 bytes, {learned - 260:,} learned merges")
     if learned < vocab_size:
@@ -121,8 +144,9 @@ def report(tokenizer, vocab_size, sample, held_out):
             f"warning: the text fills only {learned:,} of the {vocab_size:,} tokens asked for (no other pair is seen"
             " often enough); the model will use that number",
         )
-    for name, texts in (("held-out text", held_out), ("training text", sample)):
-        tokens = count_tokens(tokenizer, texts) or 1
+    held_out_counts = count_tokens(tokenizer, held_out)
+    for name, texts, n in (("held-out text", held_out, held_out_counts), ("training text", sample, counts)):
+        tokens = n.sum() or 1
         characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
         print(f"{name}   {characters / tokens:.3f} characters and {size / tokens:.3f} bytes a token")
 
@@ -143,6 +167,7 @@ def report(tokenizer, vocab_size, sample, held_out):
 @reports_errors
 def main(argv=None):
     config, args = load_config(argv, ArgumentParser(description=__doc__))
+    say_unused(args, TRAINING_KEYS)
     start = time.time()
     if config.init_from:
         raise UserError(f"init_from: {config.init_from} brings its own tokenizer; go on with prepare.py")
@@ -156,8 +181,9 @@ def main(argv=None):
         tokenizer = new_tokenizer()
         learn(tokenizer, sample, config)
         tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
-        report(tokenizer, config.vocab_size, sample, held_out)
-        save(tokenizer, config.tokens_dir)
+        counts = count_tokens(tokenizer, sample)
+        report(tokenizer, config.vocab_size, sample, counts, held_out)
+        save(tokenizer, config.tokens_dir, counts)
     print(f"\nsaved {config.tokens_dir / 'tokenizer.json'} in {time.time() - start:.0f} s")
     print(f"next: python prepare.py {shlex.join(args.argv)}")
     print(f"      python -m tools.report --tokenizer {shlex.join(args.argv)}")

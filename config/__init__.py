@@ -8,13 +8,13 @@ stranger's config is safe to run.
 import argparse
 import ast
 import dataclasses
-import difflib
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # data/ and out/ are here, whatever the working folder
 N_SPECIAL = 4  # <pad> <bos> <eos> <unk>
 LARGEST = 1 << 24  # No size may exceed it, so that the product of two fits into 64 bits.
+DEVICES = ("auto", "cuda", "mps", "cpu", *(f"cuda:{i}" for i in range(8)))
 
 
 def _key(default, help, low=None, high=2**31 - 1, choices=None):
@@ -73,12 +73,14 @@ class Config:
     patience: int = _key(0, "evaluations without a better loss after which the run ends (0: never)", 0)
     eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
     log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
-    run: str = _key("", "name of the run: its folder is out/<run> (default: the config file's name)")
+    run: str = _key(
+        "", "name of the run: its folder is out/<run> (default: that of the config file); for torchrun --run_name"
+    )
     prompts: str = _key("你好|", "texts to continue at each evaluation, split at |; an empty one: a line of yours")
     tensorboard: bool = _key(False, "write the log for TensorBoard too, into the folder of the run")
 
     # machine
-    device: str = _key("auto", "cuda, mps or cpu", choices=("auto", "cuda", "mps", "cpu"))
+    device: str = _key("auto", "cuda (or one of several: cuda:1), mps or cpu", choices=DEVICES)
     dtype: str = _key(
         "auto", "of the arithmetic; weights stay float32", choices=("auto", "float32", "bfloat16", "float16")
     )
@@ -142,8 +144,15 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+TRAINING_KEYS = list(FIELDS)[list(FIELDS).index("n_layer") : list(FIELDS).index("run")]
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 _KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
+_BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+_SYNONYMS = {
+    "dtype": {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"},
+    "compile": {word: "on" if yes else "off" for word, yes in _BOOLEANS.items()},
+}
 
 
 def _problem(field, value):
@@ -164,27 +173,37 @@ def load_config(argv, parser):
     """Read `[config/FILE.py] [--key=value | --key value | --flag ...]`.
 
     argv: the words of the command line, sys.argv[1:] if None.
-    parser: an argparse parser, with the script's own flags if it has any. A mistake ends in its `error`, with one
-    line that names the key and the file or flag it came from.
+    parser: a lib.errors.ArgumentParser, with the script's own flags if it has any. A mistake ends in its `error`, with
+    one line that names the key and the file or flag it came from.
     Returns (Config, args): args holds the script's own flags, `argv`, the words themselves, and `given`,
     {key: where it was set} for what was set.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser.add_argument("config", nargs="?", help="a config file, such as config/small.py")
+    parser.set_defaults(config=None)
+    file = parser.add_mutually_exclusive_group()
+    words = {"default": argparse.SUPPRESS, "metavar": "FILE"}
+    file.add_argument("config", nargs="?", help="a config file, such as config/small.py", **words)
+    file.add_argument("--config", help="the same, as a flag", **words)
     for field in FIELDS.values():
         words = {"help": f"{field.metadata['help']} [{field.default}]".replace("%", "%%"), "metavar": "VALUE"}
         if field.type is bool:
             words |= {"nargs": "?", "const": "True"}  # --flag alone means true
-        parser.add_argument(f"--{field.name}", default=argparse.SUPPRESS, **words)
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        word = unknown[0].split("=")[0]
-        parser.error(f"unknown flag {word}{_closest(word.lstrip('-'))}")
+        # torchrun takes --run for the beginning of its own --run-path.
+        names = ("--run", "--run_name") if field.name == "run" else (f"--{field.name}",)
+        parser.add_argument(*names, default=argparse.SUPPRESS, **words)
+    args, extra = parser.parse_known_args(argv)
+    if extra:
+        parser.error(f"{extra[0]} is a word too many: after one config file come flags, such as --corpus=FILE")
 
-    values, given = {}, {}
+    given = {}
     try:
-        for key, value, where in (*_read_file(args.config), *_read_flags(vars(args))):
-            values[key], given[key] = value, where
+        flags = dict(_read_flags(vars(args)))
+        settings = dict(_read_file(args.config, parser.hint)) | flags
+        corpus, where = settings.get("corpus", ("", ""))
+        if corpus and "dataset" not in (flags if "corpus" in flags else settings):
+            settings["dataset"] = _dataset_of(str(corpus), f"{where}={corpus}: dataset")
+        values = {key: value for key, (value, _) in settings.items()}
+        given = {key: where for key, (_, where) in settings.items()}
         values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
         config = Config(**values)
     except ValueError as error:
@@ -194,61 +213,85 @@ def load_config(argv, parser):
     return config, args
 
 
+def say_unused(args, keys):
+    """Name the flags of the command line that a script takes, because all share one config, but does not use."""
+    flags = [f"--{key}" for key in keys if args.given.get(key) == f"--{key}"]
+    if flags:
+        print(f"note: this script does not use {' '.join(flags)}")
+
+
 def _read_flags(flags):
-    """Yield (key, value, where it was set) for the flags of the command line."""
+    """Yield (key, (value, where it was set)) for the flags of the command line."""
     for key in (key for key in FIELDS if key in flags):
-        yield key, _from_text(key, flags[key]), f"--{key}"
-    if "corpus" in flags and "dataset" not in flags:  # Your text must not overwrite the tokenizer of another.
-        yield "dataset", Path(flags["corpus"]).stem, f"--corpus={flags['corpus']}: dataset"
+        yield key, (_from_text(key, flags[key]), f"--{key}")
+
+
+def _dataset_of(corpus, where):
+    """(the name of a corpus, where it was set): your text must not overwrite the tokenizer of another."""
+    path = Path(corpus)
+    name = path.stem if path.name not in ("", "..") else path.resolve().stem
+    if (ROOT / "data" / f"{name}.py").exists() and not path.resolve().is_relative_to(ROOT / "data" / name):
+        raise ValueError(where, f"{name} is the text that data/{name}.py fetches; name yours, --dataset=my_{name}")
+    return name, where
 
 
 def _from_text(key, text):
     """The value of a flag."""
     kind = FIELDS[key].type
-    if kind is str:
-        return text
     try:
-        return _as_kind(kind, ast.literal_eval(text.strip().capitalize() if kind is bool else text.strip()))
-    except _NO_LITERAL:
+        if kind is bool:
+            return _BOOLEANS[text.strip().lower()]
+        return _as_kind(key, text if kind is str else ast.literal_eval(text.strip()))
+    except (KeyError, *_NO_LITERAL):
         raise ValueError(f"--{key}", f"{text!r} is not {_KIND[kind]}") from None
 
 
-def _as_kind(kind, value):
-    """1 is fine where a float is wanted, and 1e3 for an int; Config refuses what is of another type."""
+def _as_kind(key, value):
+    """1 is fine where a float is wanted, 1e3 for an int, bf16 for bfloat16; Config refuses what is of another type."""
+    kind = FIELDS[key].type
+    if key in _SYNONYMS:
+        return _SYNONYMS[key].get(str(value).lower(), value)
+    if key in ("corpus", "val_corpus", "init_from") and isinstance(value, str):
+        # A shell does not expand the ~ in --corpus=~/book.txt.
+        return str(Path(value).expanduser()) if value.startswith("~/") else value
     if kind is float and type(value) is int and abs(value) < 1e300:
         return float(value)
     return int(value) if kind is int and type(value) is float and value.is_integer() else value
 
 
-def _read_file(name):
-    """Yield (key, value, where it was set) for the assignments of a config file. It is parsed, never executed."""
+def _find_file(name) -> Path:
+    """A config file: relative to the working folder, else one of ours, where `tiny` is enough."""
+    file = name if name.endswith(".py") else f"{name}.py"
+    for path in (Path(file), ROOT / file, ROOT / "config" / file):
+        if path.is_file():
+            return path
+    known = ", ".join(f"config/{path.name}" for path in sorted((ROOT / "config").glob("[!_]*.py")))
+    meant = f"; a setting is --{name}" if "=" in name else f"; your own text is --corpus={name}"
+    raise ValueError(name, f"not a config file; here are {known}{'' if name.endswith('.py') else meant}")
+
+
+def _read_file(name, hint):
+    """Yield (key, (value, where it was set)) for the assignments of a config file. It is parsed, never executed."""
     if not name:
         return
+    path = _find_file(name)
     try:
-        with open(name, encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:
             tree = ast.parse(file.read(1 << 20))
-    except OSError as error:
-        known = ", ".join(f"config/{path.name}" for path in sorted((ROOT / "config").glob("[!_]*.py")))
-        raise ValueError(name, f"{error.strerror}; the config files here are {known}") from None
     except _NO_LITERAL as error:
         line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        raise ValueError(f"{name}{line}", "not a config file: it must hold `name = value` lines only") from None
+        raise ValueError(f"{path}{line}", "not a config file: it must hold `name = value` lines only") from None
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
-        where = f"{name} line {node.lineno}"
+        where = f"{path} line {node.lineno}"
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
             raise ValueError(where, "only `name = value` lines are allowed (config files are never executed)")
         key = node.targets[0].id
         if key not in FIELDS:
-            raise ValueError(where, f"unknown key {key!r}{_closest(key)}")
+            raise ValueError(where, f"unknown key {key!r}{hint(key, FIELDS)}")
         try:
             value = ast.literal_eval(node.value)
         except _NO_LITERAL:
             raise ValueError(where, f"{key} must be a plain number, string, True or False") from None
-        yield key, _as_kind(FIELDS[key].type, value), f"{where}: {key}"
-
-
-def _closest(word):
-    match = difflib.get_close_matches(word, FIELDS, n=1)
-    return f", did you mean {match[0]}?" if match else ""
+        yield key, (_as_kind(key, value), f"{where}: {key}")

@@ -1,6 +1,7 @@
 """The checkpoints of a run: ckpt.pt, the latest state, and best.pt, the weights of the best validation loss."""
 
 import contextlib
+import shlex
 
 import torch
 
@@ -48,9 +49,13 @@ def load_checkpoint(path, resumable=False) -> dict:
         for key, kind in (KINDS | RESUMABLE if resumable else KINDS).items():
             if not isinstance(checkpoint.get(key), kind):
                 raise ValueError(f"it lacks {key}")
-        if checkpoint["step"] < 0 or not is_number(checkpoint.get("seconds", 0.0)):
-            raise ValueError("its step or its seconds are impossible")
-        return checkpoint | {"config": config.Config(**checkpoint["config"])}
+        settings = config.Config(**checkpoint["config"])
+        # Older versions did not count the tokens.
+        counted = {"tokens": checkpoint["step"] * settings.batch_size * settings.block_size, "seconds": 0.0}
+        checkpoint = counted | checkpoint | {"config": settings}
+        if checkpoint["step"] < 0 or not all(is_number(checkpoint[key]) for key in counted):
+            raise ValueError("its step, its tokens or its seconds are impossible")
+        return checkpoint
 
 
 def start_or_resume(config, resume, overwrite, restarts, tokenizer_json):
@@ -77,10 +82,42 @@ def start_or_resume(config, resume, overwrite, restarts, tokenizer_json):
                 " another run with --run=NAME"
             )
     if checkpoint["tokenizer"] != tokenizer_json:
-        raise UserError(f"{path} was trained with another tokenizer than {config.tokens_dir} has; start another --run")
+        raise UserError(
+            f"{path} was trained with another tokenizer than {config.tokens_dir} has; {new_run(config)}, which brings"
+            " its tokenizer"
+        )
     if checkpoint["step"] > config.max_steps:
         raise UserError(f"{path} is at step {checkpoint['step']:,} already; raise max_steps ({config.max_steps:,})")
     return checkpoint
+
+
+def new_run(config) -> str:
+    """How to use the weights of a run for other text than its own."""
+    flag = f"--init_from={shlex.quote(config.run)}"
+    return f"to begin a new run with its weights, give {flag} to prepare.py, and {flag} --run=NAME to train.py"
+
+
+def say_what_changes(checkpoint, config, data, get_lr):
+    """Print what is not as it was before the checkpoint: the text, and the learning rate if it jumps.
+
+    data: the SHA-256 of the training tokens. get_lr: of train.py, (step, config) -> the learning rate.
+    """
+    if checkpoint["data"] != data:
+        print(f"warning: the training tokens are not those that this run began with; {new_run(config)}")
+    step, old = checkpoint["step"], checkpoint["config"]
+    before, after = get_lr(step, old), get_lr(step, config)
+    goes_on = before > 1e-3 * old.learning_rate  # A rate near zero would teach nothing more.
+    rate = float(f"{before if goes_on else old.learning_rate / 10:g}")
+    if step == config.max_steps or (after < 1.1 * rate and (after > 0.9 * rate or not goes_on)):
+        return
+    # These flags give the step that rate, and begin the cosine here.
+    flags = f"--learning_rate={rate:g} --embedding_lr={rate * old.embedding_lr / old.learning_rate:g}"
+    flags += f" --min_lr={rate:g}" if rate < config.min_lr else ""
+    advice = "to go on smoothly" if goes_on else "a tenth of its peak would be gentler"
+    print(
+        f"warning: the learning rate jumps from {before:.3g} to {after:.3g} at step {step:,};"
+        f" {advice}: {flags} --warmup_steps=0 --hold_steps={step}"
+    )
 
 
 def restore(checkpoint, model, optimizers, scaler, path):

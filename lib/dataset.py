@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -55,6 +56,43 @@ def _belongs_to(meta, n):
 # --- meta.json
 
 
+def describe_text(corpus) -> dict:
+    """What meta.json says of the text: its files as they are now, and the settings that shape the tokens."""
+    sources = []
+    for part_of in (corpus, corpus.val) if corpus.val else (corpus,):
+        for part in part_of.parts:
+            stat = part_of.files[part.path]
+            size = {"bytes": stat.st_size, "modified": stat.st_mtime}
+            sources.append({"file": str(part.path.resolve()), "encoding": part.encoding} | size)
+    return {"sources": sources, "settings": _text_settings(corpus.config)}
+
+
+def _text_settings(config):
+    settings = {key: getattr(config, key) for key in ("encoding", "text_key", "split", "val_fraction")}
+    paths = {key: getattr(config, key) for key in ("corpus", "val_corpus")}
+    return settings | {key: path and os.path.abspath(path) for key, path in paths.items()}
+
+
+def check_text(config, given, meta):
+    """Refuse settings of the text with which the tokens were not made, and say if the text has changed since then.
+
+    given: {key: where the user has set it}. Raises UserError.
+    """
+    settings = _text_settings(config)
+    for key, made_with in ((key, meta["settings"].get(key, value)) for key, value in settings.items()):
+        is_moved = key in ("corpus", "val_corpus") and made_with and not Path(made_with).exists()
+        if key in given and settings[key] != made_with and not is_moved:
+            raise UserError(
+                f"{given[key]}: {settings[key]!r}, but the tokens in {config.tokens_dir} were made with {made_with!r};"
+                " run prepare.py with the same flags, or name another --dataset"
+            )
+    for name, known in meta["sources"].items():
+        with contextlib.suppress(OSError, ValueError):  # Tokens may be used where the text is not.
+            stat = Path(name).stat()
+            if known != (stat.st_size, stat.st_mtime):
+                print(f"warning: {name} has changed since its tokens were made; to train on it as it is now, {HINT}")
+
+
 def entropy(counts) -> float:
     """Nats per token of a model that knows only how frequent each token is. counts: of each token."""
     p = counts[counts > 0] / counts.sum()
@@ -83,7 +121,8 @@ def read_meta(folder) -> dict:
     n = metas[0]["shards"]
     if missing := missing_shards(folder, n) if n > 1 else []:
         raise UserError(f"{folder} lacks {first_few(missing)}; {HINT} and --shard={missing[0]}")
-    total = {key: metas[0][key] for key in ("dtype", "vocab_size", "tokenizer_sha256", "unigram_entropy")}
+    total = {key: metas[0][key] for key in ("dtype", "vocab_size", "tokenizer_sha256", "unigram_entropy", "settings")}
+    total["sources"] = {name: known for meta in metas for name, known in meta["sources"].items()}
     if n > 1:
         total["unigram_entropy"] = entropy(sum(meta["counts"] for meta in metas))
     for split in ("train", "val"):
@@ -109,6 +148,9 @@ def _read_one_meta(path) -> dict:
         sound = all(type(number) is int and number > 0 for number in numbers) and all(type(t) is str for t in texts)
         sound = sound and meta["dtype"] in ("uint16", "uint32") and 0 <= meta["unigram_entropy"] < 100
         sound = sound and path.name == f"meta{shard_suffix(k, n)}.json"
+        settings = {key: value for key, value in meta.get("settings", {}).items() if type(value) in (str, float)}
+        sound = sound and all((type(value) is float) == (key == "val_fraction") for key, value in settings.items())
+        sources = {s["file"]: (s["bytes"], s["modified"]) for s in meta["sources"] if "bytes" in s}  # not in old ones
         if not sound or (n > 1 and (len(counts) != meta["vocab_size"] or counts.min() < 0)):
             raise ValueError
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
@@ -119,4 +161,4 @@ def _read_one_meta(path) -> dict:
         actual = file.stat().st_size if file.is_file() else 0
         if actual != size:
             raise UserError(f"{file} has {actual:,} bytes, {path.name} says {size:,}; {hint}")
-    return meta | {"shards": n, "counts": counts, "hint": hint}
+    return meta | {"shards": n, "counts": counts, "hint": hint, "settings": settings, "sources": sources}

@@ -24,20 +24,28 @@ class Precision(NamedTuple):
 
 
 def pick_device(name) -> torch.device:
-    """The device of this process: auto, cuda, mps or cpu. Raises UserError if it is not there."""
+    """The device of this process: auto, cuda, cuda:1, mps or cpu. Raises UserError if it is not there."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(name for name, available in here.items() if available)
-    if not here[name]:
+    kind = name.partition(":")[0]
+    if not here[kind]:
         raise UserError(f"device {name} is not available here; use --device=auto")
-    if not distributed.is_torchrun or name == "cpu":
-        return torch.device(name)
-    if name == "mps":
-        raise UserError("device mps is for one process; use --device=cpu, or start without torchrun")
-    device, gpus = torch.device("cuda", int(os.environ["LOCAL_RANK"])), torch.cuda.device_count()
-    if device.index >= gpus:
+    if not distributed.is_torchrun or kind == "cpu":
+        device = torch.device(name)
+    elif name == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    else:
+        other = "cpu" if kind == "mps" else "cuda"
+        raise UserError(f"device {name} is for one process; use --device={other}, or start without torchrun")
+    if device.index is None:
+        return device
+    gpus = torch.cuda.device_count()
+    if device.index >= gpus and distributed.is_torchrun:
         processes = os.environ["LOCAL_WORLD_SIZE"]
         raise UserError(f"{platform.node()} has {gpus} GPUs for {processes} processes; use --nproc_per_node={gpus}")
+    if device.index >= gpus:
+        raise UserError(f"device {name} is not available here: there are {gpus} GPUs, the first is cuda:0")
     torch.cuda.set_device(device)
     return device
 

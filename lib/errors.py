@@ -2,8 +2,12 @@
 
 import argparse
 import functools
+import itertools
+import re
 import signal
 import sys
+
+from lib.other_names import hint
 
 
 class UserError(Exception):
@@ -13,13 +17,20 @@ class UserError(Exception):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line; exit code 2, as for any usage error."""
 
+    hint = staticmethod(hint)
+
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
-        for word in args:
-            if word.startswith("--") and word.partition("=")[2] == "--":  # argparse would lose this value
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for word in itertools.takewhile(lambda word: word != "--", args):
+            flag, _, value = word.partition("=")
+            # This comes before anything else, because argparse takes the value of an unknown flag for a run.
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in known:
+                self.error(f"unknown flag {flag}{hint(flag, known)}")
+            if flag in known and value == "--":  # argparse would lose this value
                 self.error(f"{word}: -- cannot be the value of a flag")
         return super().parse_known_args(args, namespace)
 

@@ -27,7 +27,7 @@ class RunLog:
 
     def __init__(self, config, meta, hardware, checkpoint=None, board=False):
         """meta: of the tokens. checkpoint: what the run goes on from. board: whether TensorBoard gets the records."""
-        checkpoint = checkpoint or {"records": [], "seconds": 0.0, "step": 0, "best_val_loss": math.inf}
+        checkpoint = checkpoint or {"records": [], "seconds": 0.0, "step": 0, "tokens": 0, "best_val_loss": math.inf}
         self.config, self.records, self.best_val_loss = config, checkpoint["records"], checkpoint["best_val_loss"]
         self.header = {
             "config": dataclasses.asdict(config),
@@ -41,12 +41,14 @@ class RunLog:
         self.live = sys.stdout.isatty()
         if sound(self.records) != self.records:
             raise UserError(f"{config.run_dir}: the records of its checkpoint are damaged; start another --run")
+        self.useless_evaluations = useless_evaluations(self.records)
         self.board = open_board(config.run_dir) if board else None
         for record in self.records if self.board else ():
             self.draw(record["step"], record)
         now = time.perf_counter()
         self.began = now - checkpoint["seconds"]  # as if the run had never been interrupted
-        self.first_step, self.first_time = checkpoint["step"], now  # for the time that is left
+        self.first_step, self.first_tokens = checkpoint["step"], checkpoint["tokens"]
+        self.first_time = now  # for the time that is left
         self.last_step, self.last_time, self.last_printed = checkpoint["step"], now, 0.0  # for the speed since then
 
     @property
@@ -56,10 +58,14 @@ class RunLog:
 
     # --- records
 
+    def tokens(self, step) -> int:
+        """The training tokens seen before a step. Earlier steps may have had another batch_size."""
+        return self.first_tokens + (step - self.first_step) * self.step_tokens
+
     def add(self, step, **values):
         """Add to the record of a step what is finite: gradients of float16 may not be, and JSON cannot say so."""
         if not self.records or self.records[-1]["step"] != step:
-            self.records.append({"step": step, "tokens": step * self.step_tokens, "seconds": self.seconds})
+            self.records.append({"step": step, "tokens": self.tokens(step), "seconds": self.seconds})
         record = self.records[-1]
         new = {name: v for name, v in values.items() if name not in record and (name == "samples" or math.isfinite(v))}
         record |= new
@@ -74,6 +80,10 @@ class RunLog:
 
     def has_evaluation(self, step) -> bool:
         return any(r["step"] == step and "val_loss" in r for r in self.records[-1:])
+
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` evaluations brought no better loss. It is the same in all processes."""
+        return 0 < self.config.patience <= self.useless_evaluations
 
     def evaluation(self, step, lr, figures, samples):
         """Log an evaluation. Returns whether its loss is the best so far.
@@ -90,6 +100,7 @@ class RunLog:
             prompt, text = list(samples.items())[-1]
             self.line(f"    {one_line((prompt + text)[:40])}")
         is_best = figures["val_loss"] < self.best_val_loss
+        self.useless_evaluations = useless_evaluations(self.records)
         self.best_val_loss = min(figures["val_loss"], self.best_val_loss)
         return is_best
 
@@ -165,6 +176,17 @@ def sound(records) -> list:
     return kept
 
 
+def useless_evaluations(records) -> int:
+    """How many evaluations there are after the best one."""
+    losses = [record["val_loss"] for record in records if "val_loss" in record]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def run_name(folder) -> str:
+    """The name of a run is that of its folder, whatever its files say: a folder may be renamed or copied."""
+    return one_line(folder.resolve().name)
+
+
 class Run:
     """What one loss_log.json says. name: see find_run. Raises UserError."""
 
@@ -175,7 +197,7 @@ class Run:
         config = log.get("config")
         if not isinstance(config, dict):
             raise UserError(f"{path} is damaged (it lacks the config); {HINT}")
-        self.name = str(config.get("run") or path.parent.name)
+        self.name = run_name(self.folder)
         self.unigram_entropy = log.get("unigram_entropy")
         self.train, self.val = self.series("train_loss"), self.series("val_loss")
         if not len(self.train[0]) and not len(self.val[0]):
@@ -183,7 +205,7 @@ class Run:
 
     @property
     def step_tokens(self):
-        """Training tokens in a step."""
+        """Training tokens in a step, on average: batch_size may have changed on the way."""
         steps, tokens = self.series("tokens")
         return tokens[-1] / max(1, steps[-1]) if len(steps) else 0
 

@@ -1,11 +1,21 @@
 """Where a run keeps its files, and how one is found."""
 
+import argparse
 from pathlib import Path
 
 import config
 from lib.errors import UserError
 
 BEST, LATEST, LOG, SAMPLES = "best.pt", "ckpt.pt", "loss_log.json", "samples.md"
+
+
+def add_run_argument(parser, help="a name under out/, a folder or a checkpoint [the most recent]"):
+    """Let a script take a run as a word or with --run. args.run is "" without either; both are a usage error."""
+    parser.set_defaults(run="")
+    group = parser.add_mutually_exclusive_group()
+    words = {"default": argparse.SUPPRESS, "metavar": "RUN"}
+    group.add_argument("run", nargs="?", help=help, **words)
+    group.add_argument("--run", "--run_name", help="the same, as a flag", **words)
 
 
 def find_run(run, *names) -> Path:

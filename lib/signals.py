@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: remembered until the training loop can act on them, and never in the middle of a save."""
+"""Ctrl-C, SIGTERM and SIGHUP: remembered until the training loop can act on them, never in the middle of a save."""
 
 import contextlib
 import os
@@ -6,16 +6,17 @@ import signal
 
 from lib import distributed
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP, the signal of a terminal that is closed.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class StopSignal:
-    """Remembers a signal until the loop can act on it; a second one ends at once."""
+    """Remembers a signal until the loop can act on it; a second one ends at once, unless it is a SIGHUP."""
 
     number = 0
 
     def __enter__(self):
-        # A shell starts a background job with SIGINT ignored, and so it stays.
+        # A shell starts a background job with SIGINT ignored, nohup with SIGHUP, and so it stays.
         heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
         self.previous = {n: signal.signal(n, self.receive) for n in heard}
         return self
@@ -25,6 +26,8 @@ class StopSignal:
         if distributed.is_torchrun:
             return  # It passes on what a terminal or a scheduler may have sent already, so a second one means nothing.
         self.__exit__()
+        if hasattr(signal, "SIGHUP"):  # A closed terminal sends it twice, by way of the shell and by itself.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with contextlib.suppress(OSError):
             # A signal can arrive while print holds its lock, so this writes to the descriptor directly.
             os.write(2, b"\nstopping after this step; once more to stop at once\n")

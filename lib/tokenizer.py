@@ -47,6 +47,13 @@ def special_ids(tokenizer, config, where):
     return ids.get(config.bos_token), ids[config.eos_token]
 
 
+def encode_texts(tokenizer, texts):
+    """Yield the token ids of each text in a list."""
+    for first in range(0, len(texts), 1000):  # An encoding is many times as large as its text.
+        for encoding in tokenizer.encode_batch_fast(texts[first : first + 1000], add_special_tokens=False):
+            yield encoding.ids
+
+
 def token_bytes(tokenizer) -> list[bytes]:
     """The bytes that each token id stands for; none for the special tokens. ValueError if one stands for none.
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+import operator
 import os
 import re
 import shutil
@@ -40,6 +41,8 @@ from tools import export
 from tools.report import __main__ as report
 
 ONE_STEP = [*TINY, "--max_steps=1", "--run=other"]
+KEYS = ["text", "content", "raw_content", "completion", "instruction", "input", "output", "messages", "conversations"]
+TRADITIONAL = "話說天下大勢，分久必合，合久必分。周末七國分爭，併入於秦。\n"
 DATA, MODEL = "data/book/bpe400", "out/run/hf"
 MAINS = {
     "train_tokenizer.py": train_tokenizer.main,
@@ -134,6 +137,7 @@ class Room:
             if wanted.get(path) is None:
                 path.unlink(missing_ok=True)
             elif there.get(path) != wanted[path]:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(wanted[path])
 
     def call(self, script, argv, stdin):
@@ -280,6 +284,72 @@ def config_files():
     return damaged(good.encode()) | st.lists(line, max_size=4).map("\n".join).map(to_bytes)
 
 
+def records():
+    """JSON of the kinds that data sets have, in any way of writing it, with odd values among them."""
+    text = st.sampled_from([make_text(3), "一", ""]) | st.text(max_size=5)
+    turn = st.fixed_dictionaries({"role": ODD, "content": text | ODD}) | st.fixed_dictionaries({"value": text})
+    value = text | text | ODD | st.lists(turn, max_size=3) | st.lists(text, max_size=3)
+    record = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=3), value, max_size=3)
+    same = st.builds(  # such as are read, most of the time
+        lambda key, texts: [{key: text, "id": 1} for text in texts],
+        st.sampled_from(KEYS),
+        st.lists(st.just(make_text(4)) | value, min_size=1, max_size=5),
+    )
+    many = same | same | st.lists(record | text | JSON, max_size=4)
+    written = many.flatmap(
+        lambda values: st.sampled_from(
+            [
+                "\n".join(map(json.dumps, values)),
+                ",\r\n".join(json.dumps(value, indent=1) for value in values),
+                json.dumps(values),
+                json.dumps(values, indent=2),
+            ]
+        )
+    )
+    good = written.map(to_bytes)
+    encoding = st.sampled_from(["gb18030", "utf-16", "utf-8-sig"])
+    return good | good.flatmap(damaged) | st.builds(lambda data, name: data.decode().encode(name), good, encoding)
+
+
+def damaged_texts():
+    text = make_text(30)
+    good = [
+        text.encode(name) for name in ("utf-8", "gb18030", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+    ]
+    good += [(TRADITIONAL * 30).encode(name) for name in ("utf-8", "big5", "gb18030")]
+    good += [("\n<|endoftext|>\n".join([text] * 3)).encode(), (text * 2).replace("\n", "\r\n\r\n").encode()]
+    return st.sampled_from(good).flatmap(damaged) | st.sampled_from(good) | st.binary(max_size=500)
+
+
+def encodings():
+    known = [
+        "auto",
+        "auto",
+        "utf-8",
+        "gb18030",
+        "big5",
+        "utf-16",
+        "utf-7",
+        "hz",
+        "iso2022_jp",
+        "idna",
+        "rot13",
+        "cp037",
+    ]
+    return st.sampled_from(known) | st.sampled_from(known) | TEXT
+
+
+def splits():
+    """Regular expressions, none of which takes exponential time: nothing that repeats holds a repetition."""
+    atom = st.sampled_from(
+        ["", "a", "。", ".", r"\n", r"\s", r"\b", "^", "$", "[^a]", "(", ")", "[", "|", "\\", r"\A", r"\Z"]
+    )
+    often = st.builds("{}{}".format, atom, st.sampled_from(["", "", "*", "+?", "{2,}", "{9}", "{99999999999}"]))
+    ahead = atom.flatmap(lambda atom: st.sampled_from([f"(?={atom})", f"(?<={atom})", f"(?!{atom})", f"(?i){atom}"]))
+    odd = st.lists(often | ahead, max_size=3).map("".join)
+    return st.sampled_from(["line", "blank", "<|endoftext|>", "[SEP]"]) | odd | TEXT.filter(lambda t: "*" not in t)
+
+
 # --- targets
 
 
@@ -323,10 +393,36 @@ def targets(room):
         return file(share, strategy, best, script, argv)
 
     train_bin = good[f"{DATA}/train.bin"]
-    records = st.lists(tampered({"text": make_text(3)}).map(json.dumps), max_size=4).map("\n".join).map(to_bytes)
-    records |= damaged(good[corpus])
-    text = make_text(30)
-    texts = damaged(text.encode()) | damaged(text.encode("gb18030")) | st.binary(max_size=500)
+    lines = st.lists(tampered({"text": make_text(3)}).map(json.dumps), max_size=4).map("\n".join).map(to_bytes)
+    lines |= damaged(good[corpus])
+    own = [*TINY, "--dataset=book"]
+    flag = st.one_of(
+        splits().map("--split={}".format),
+        encodings().map("--encoding={}".format),
+        st.lists(st.sampled_from(KEYS) | TEXT, max_size=3).map(lambda keys: f"--text_key={','.join(keys)}"),
+        st.sampled_from(["--val_corpus=data/v.json", "--val_corpus=data/folder/a.MD", "--shard=2/3"]),
+    )
+
+    def own_texts(case):
+        """A text of one's own: a file, or a folder of several, with any flags."""
+        name, text, json_text, flags = case
+        files = {"x.txt": text, "x.json": json_text, "v.json": json_text}
+        files |= {
+            "folder/a.MD": text,
+            "folder/b.ndjson": json_text,
+            "folder/._c.txt": b"\0\5\x16\7",
+            "folder/9.csv": b"",
+        }
+        files = {f"data/{file}": content for file, content in files.items()}
+        room.check("prepare.py", [f"--corpus=data/{name}", *own, *flags], files)
+
+    def many_prompts(case):
+        content, flags = case
+        argv = ["--run=run", "--prompts_file=data/p.txt", "--max_new_tokens=3", *flags]
+        room.check("sample.py", argv, {"data/p.txt": content, "data/s.jsonl": None})
+
+    stops = st.lists(TEXT.map("--stop={}".format), max_size=3)
+    outs = st.sampled_from([[], ["--out=data/s.jsonl", "--num_samples=2"], ["--out=data/no/s.jsonl"], ["--out=data"]])
     scaler = torch.amp.GradScaler("cpu").state_dict()
     to_gguf = ["run", "--format=gguf", "--out=out/exported.gguf"]
     return {
@@ -344,15 +440,30 @@ def targets(room):
         "data/poetry.py": command_line(1, "data/poetry.py", "clone"),
         # text
         "config file": file(10, config_files(), "mine.py", "train.py", ["mine.py", *ONE_STEP]),
-        "corpus.jsonl": file(6, records, corpus, "prepare.py", TINY),
-        "corpus.jsonl, train_tokenizer.py": file(2, records, corpus, "train_tokenizer.py", TINY),
-        "corpus.txt": file(4, texts, "data/x.txt", "prepare.py", ["--corpus=data/x.txt", *TINY, "--dataset=book"]),
+        "corpus.jsonl": file(6, lines | records(), corpus, "prepare.py", TINY),
+        "corpus.jsonl, train_tokenizer.py": file(2, lines | records(), corpus, "train_tokenizer.py", TINY),
+        "corpus.txt": file(4, damaged_texts(), "data/x.txt", "prepare.py", ["--corpus=data/x.txt", *own]),
+        "texts of one's own": (
+            12,
+            st.tuples(
+                st.sampled_from(["x.txt", "x.json", "folder", "folder/a.MD"]),
+                damaged_texts(),
+                records(),
+                st.lists(flag, max_size=3),
+            ),
+            own_texts,
+        ),
         "poems": json_file(4, poems, "data/poetry.py", ["--from=clone"], **{"data/poetry/corpus.jsonl": None}),
         "prompts": (6, st.text(), lambda text: room.check("sample.py", [*sampling, f"--prompt={text}"])),
         "bytes on stdin": (
             6,
             st.binary() | damaged(make_text(3).encode()),
             lambda content: room.check("sample.py", ["--run=run", "--max_new_tokens=3"], stdin=content),
+        ),
+        "prompts_file, --stop, --out": (
+            6,
+            st.tuples(damaged_texts(), st.builds(operator.add, stops, outs)),
+            many_prompts,
         ),
         # tokens
         "tokenizer.json": json_file(10, tokenizer, "prepare.py", TINY),

@@ -52,6 +52,81 @@ def test_your_own_corpus_never_shares_a_folder_with_the_config_files():
     assert load(tiny, "--corpus=books/红楼梦.txt", "--dataset=x").dataset == "x"
 
 
+def test_a_corpus_is_named_as_its_folder_is(home, tmp_path, monkeypatch):
+    (home / "a.b" / "books").mkdir(parents=True)
+    monkeypatch.chdir(home / "a.b" / "books")
+    assert [load(f"--corpus={name}").dataset for name in (".", "./", "..", "../books/")] == [
+        "books",
+        "books",
+        "a",
+        "books",
+    ]
+    assert load("--corpus=", "--dataset=x").corpus == "" and load("--corpus=").dataset == "poetry"
+    monkeypatch.setenv("HOME", str(home))
+    assert load("--corpus=~/a.txt", "--val_corpus=~/b.txt").changes() == {
+        "corpus": str(home / "a.txt"),
+        "val_corpus": str(home / "b.txt"),
+        "dataset": "a",
+        "run": "small",
+    }
+
+
+def test_a_corpus_in_a_config_file_has_a_dataset_of_its_own_too(tmp_path):
+    path = write(tmp_path, 'corpus = "book.txt"')
+    assert load(path).dataset == "book"
+    assert load(path, "--dataset=x").dataset == "x"
+    assert load(path, "--corpus=other.txt").dataset == "other"
+
+
+def test_a_corpus_never_takes_the_place_of_a_built_in_one(home, tmp_path, refuses):
+    (home / "data" / "sanguo").mkdir(parents=True)
+    (home / "data" / "sanguo.py").touch()
+    assert "--dataset=my_sanguo" in refuses("--corpus=sanguo.txt")
+    path = write(tmp_path, 'corpus = "sanguo.txt"')
+    assert "--dataset=my_sanguo" in refuses(path)
+    assert load(path, "--dataset=my_sanguo").dataset == "my_sanguo"
+    assert load(f"--corpus={home / 'data' / 'sanguo'}").dataset == "sanguo"
+    assert load("--corpus=sanguo.txt", "--dataset=sanguo").dataset == "sanguo"
+
+
+def test_a_config_file_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    forms = (
+        ["config/tiny.py"],
+        ["tiny.py"],
+        ["tiny"],
+        ["config/tiny"],
+        ["--config", "config/tiny.py"],
+        ["--config=tiny"],
+    )
+    assert {load(*form) for form in forms} == {load(str(SCRIPTS / "config" / "tiny.py"))}
+    (tmp_path / "tiny.py").write_text("n_layer = 3", encoding="utf-8")
+    assert load("tiny").n_layer == 3  # The working folder comes first.
+
+
+def test_short_and_other_names_of_values(tmp_path):
+    for names, value in (
+        ("bf16 bfloat16 BF16", "bfloat16"),
+        ("fp16 half float16", "float16"),
+        ("fp32 float", "float32"),
+    ):
+        assert {load(f"--dtype={name}").dtype for name in names.split()} == {value}
+    for names, value in (("True true yes on 1", True), ("False false no off 0", False)):
+        for name in names.split():
+            config = load(f"--compile={name}", f"--tie_embeddings={name}")
+            assert (config.compile, config.tie_embeddings) == ("on" if value else "off", value)
+    assert load("--compile=auto").compile == "auto" and load("--device=cuda:1").device == "cuda:1"
+    assert load(write(tmp_path, "compile = False\ndtype = 'bf16'")).changes() == {
+        "compile": "off",
+        "dtype": "bfloat16",
+        "run": "mine",
+    }
+
+
+def test_a_run_has_a_flag_that_torchrun_leaves_alone():
+    assert load("--run_name=x").run == load("--run=x").run == "x"
+
+
 def test_the_config_files_load_and_the_small_one_is_the_default():
     files = sorted((SCRIPTS / "config").glob("[!_]*.py"))
     assert {path.stem for path in files} >= {"tiny", "small", "base", "finetune"}
@@ -62,7 +137,7 @@ def test_the_config_files_load_and_the_small_one_is_the_default():
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--n_layers=3"], ["unknown flag --n_layers", "did you mean n_layer?"]),
+        (["--n_layerz=3"], ["unknown flag --n_layerz", "did you mean --n_layer?"]),
         (["--n_layer=three"], ["--n_layer", "three", "whole number"]),
         (["--n_layer=2.5"], ["--n_layer", "2.5"]),
         (["--n_layer=True"], ["--n_layer", "True"]),
@@ -81,7 +156,19 @@ def test_the_config_files_load_and_the_small_one_is_the_default():
         (["--run=../x"], ["--run", "folder name"]),
         (["--dropout=1.0"], ["--dropout", "0.99"]),
         (["config/smal.py"], ["config/smal.py", "config/small.py"]),
-        (["--dataset=x", "one.py", "two.py"], ["unknown flag two.py"]),
+        (["--dataset=x", "one.py", "two.py"], ["two.py", "one config file"]),
+        (["one.py", "--config=two.py"], ["--config", "not allowed"]),
+        (["novel.txt"], ["novel.txt", "config/tiny.py", "--corpus=novel.txt"]),
+        (["max_steps=5"], ["--max_steps=5"]),
+        (["--max_iters=5"], ["unknown flag --max_iters", "--max_steps"]),
+        (["--max_iters", "5", "config/tiny.py"], ["unknown flag --max_iters", "--max_steps"]),
+        (["--lr=1"], ["--learning_rate"]),
+        (["--epochs=3"], ["--max_steps", "epochs"]),
+        (["--gradient_accumulation_steps=8"], ["--micro_batch_size=4", "--batch_size=32"]),
+        (["--context-length=8"], ["--block_size"]),
+        (["--out_dir=x"], ["--run"]),
+        (["--device=gpu"], ["--device", "gpu", "cuda:1"]),
+        (["--corpus=/"], ["--corpus=/", "dataset", "empty"]),
     ],
 )
 def test_bad_flags_name_the_flag(refuses, argv, words):
@@ -92,7 +179,8 @@ def test_bad_flags_name_the_flag(refuses, argv, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("n_layers = 3", ["line 1", "n_layers", "did you mean n_layer?"]),
+        ("n_layerz = 3", ["line 1", "n_layerz", "did you mean n_layer?"]),
+        ("max_iters = 3", ["line 1", "max_iters", "here it is max_steps"]),
         ("n_head = 6\nn_layer = '3'", ["line 2", "n_layer", "whole number"]),
         ("n_layer = 2 * 3", ["line 1", "plain number"]),
         ("import os", ["line 1", "never executed"]),

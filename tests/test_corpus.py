@@ -1,14 +1,16 @@
 import json
+import re
 
 import pytest
 
 from config import Config
-from lib import corpus
 from lib.corpus import Corpus
 from lib.errors import UserError
+from lib.files import PIECE
 from tests.conftest import make_text
 
 CHINESE = "话说天下大势，分久必合，合久必分。\n周末七国分争，并入于秦。\n"
+TRADITIONAL = "話說天下大勢，分久必合，合久必分。\n周末七國分爭，併入於秦。\n"
 
 
 def read(path, **values):
@@ -19,47 +21,140 @@ def text_of(c):
     return "".join(text for text, _ in c.pieces())
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030", "gbk"])
-def test_encodings_are_detected(tmp_path, encoding):
+def documents(c):
+    found = []
+    for text, is_new in c.pieces():
+        if is_new:
+            found.append("")
+        found[-1] += text
+    return found
+
+
+# --- encodings
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gb18030", "gbk"]
+)
+def test_encodings_are_found(tmp_path, encoding):
     path = tmp_path / "novel.txt"
     path.write_bytes((CHINESE * 50).encode(encoding))
-    assert text_of(read(path)) == CHINESE * 50
+    c = read(path)
+    assert text_of(c) == CHINESE * 50 and not c.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (TRADITIONAL, "big5"),
+        ("朝早く、年を取った漁師は港で古い椅子をゆっくり直していた。\n", "cp932"),
+        ("이른 아침 늙은 어부가 부두에서 낡은 의자를 고치고 있었다.\n", "cp949"),
+        ("Рано утром старый рыбак медленно чинил на пристани стул.\n", "cp1251"),
+    ],
+)
+def test_other_scripts_are_found(tmp_path, text, encoding):
+    path = tmp_path / "novel.txt"
+    path.write_bytes((text * 50).encode(encoding))
+    assert text_of(read(path)) == text * 50
+
+
+def test_the_encoding_of_what_comes_after_much_plain_text(tmp_path):
+    path = tmp_path / "novel.txt"
+    text = "plain words\n" * 100_000 + CHINESE * 20 + "plain words\n" * 100_000
+    path.write_bytes(text.encode("gb18030"))
+    assert text_of(read(path)) == text
 
 
 def test_line_ends_become_newlines(tmp_path):
     path = tmp_path / "novel.txt"
-    path.write_bytes("一\r\n二\r三\n".encode("gb18030"))
-    assert text_of(read(path)) == "一\n二\n三\n"
+    path.write_bytes("一二三四五\r\n从前\r有座山\n".encode("gb18030"))
+    assert text_of(read(path)) == "一二三四五\n从前\n有座山\n"
 
 
-def test_an_encoding_can_be_named(tmp_path):
+def test_marks_of_files_that_were_put_together_are_no_text(tmp_path):
+    path = tmp_path / "novel.txt"
+    path.write_bytes(CHINESE.encode("utf-8-sig") * 3)
+    assert text_of(read(path)) == CHINESE * 3
+
+
+def test_a_named_encoding_is_held_to(tmp_path):
     path = tmp_path / "novel.txt"
     path.write_bytes("話說天下大勢".encode("big5"))
     assert text_of(read(path, encoding="big5")) == "話說天下大勢"
+    path.write_text("café " * 10, encoding="utf-8")
+    assert text_of(read(path, encoding="cp1252")) == "cafÃ© " * 10
+    path.write_bytes(CHINESE.encode() * 100 + b"\xff")
+    c = read(path, encoding="utf-8")
+    assert text_of(c) == CHINESE * 100 + "�" and "bad places, now �: 1: " in c.notes[0]
+    path.write_bytes(CHINESE.encode("gb18030") * 100)
+    with pytest.raises(UserError, match=r"read as UTF-8 .* bad places .* --encoding=NAME"):
+        read(path, encoding="utf-8")
+    with pytest.raises(UserError, match=r"not UTF-16 .*utf-16-le"):
+        read(path, encoding="utf-16")
 
 
-@pytest.mark.parametrize("place", [5000, -1])
-def test_damaged_utf8_is_not_read_as_gb18030(tmp_path, place):
-    data = bytearray((CHINESE * 200).encode())
-    if place == -1:
-        data = data[:-2]  # torn inside a character... of which the line end was the last byte
-        data = data[: data.rfind("。".encode()) + 2]
-    else:
-        data[place : place + 1] = b"\xff"
+def test_a_doubtful_encoding_is_said_with_the_flag_that_decides(tmp_path):
     path = tmp_path / "novel.txt"
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="damaged UTF-8 at byte") as error:
-        read(path)
-    offset = int(str(error.value).split("at byte ")[1].split(" ")[0].replace(",", ""))
-    assert data[:offset].decode() and abs(offset - (place if place > 0 else len(data))) <= 3
+    path.write_bytes("曹操".encode("big5"))
+    assert re.search(r"read as gb18030, may be big5hkscs; --encoding=big5hkscs ", read(path).notes[0])
 
 
-def test_the_offset_is_exact_beyond_the_first_chunk(tmp_path):
-    data = ("汉" * 700_000).encode()
+@pytest.mark.parametrize("name", ["klingon", "rot13", "a\0b", "", "idna", "utf-7", "unicode_escape", "undefined"])
+def test_unknown_encoding(tmp_path, name):
     path = tmp_path / "novel.txt"
-    path.write_bytes(data + b"\xff" + data)
-    with pytest.raises(UserError, match="2,100,000"):
-        read(path)
+    path.write_text(CHINESE, encoding="utf-8")
+    with pytest.raises(UserError, match=r"encoding: .* try auto"):
+        read(path, encoding=name)
+
+
+# --- damage
+
+BOOK = CHINESE * 345  # about 10,000 characters
+
+
+def damaged(encoding, n, where):
+    """The bytes of BOOK, of which n are wrong: at the beginning, all over it, or at the end."""
+    data = bytearray(BOOK.encode(encoding))
+    step = len(data) // n if where == "all over" else 40
+    first = {"beginning": 3, "all over": 10, "end": len(data) - 40 * n}[where]
+    for i in range(n):
+        data[first + i * step] = 0xFF
+    return bytes(data)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "named"])
+@pytest.mark.parametrize("where", ["beginning", "all over", "end"])
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "big5hkscs"])
+def test_damage_is_counted_and_shown_wherever_it_lies(tmp_path, monkeypatch, capsys, encoding, where, wanted):
+    monkeypatch.setattr("lib.files.PIECE", 1000)
+    path = tmp_path / "novel.txt"
+    wanted = encoding if wanted == "named" else "auto"
+    if encoding == "big5hkscs":  # which has no simplified characters
+        monkeypatch.setattr("tests.test_corpus.BOOK", TRADITIONAL * 345)
+    path.write_bytes(damaged(encoding, 9, where))
+    c = read(path, encoding=wanted)
+    assert text_of(c).count("�") == 9
+    assert len(text_of(c).replace("�", "")) > len(BOOK) - 30
+    c.describe()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert f"damaged {encoding.upper()}; bad places, now �: 9: “" in line and line.count("“") == 3
+    path.write_bytes(damaged(encoding, 20, where))
+    with pytest.raises(UserError, match=rf"read as {encoding.upper()} it has 20 bad places .* --encoding=NAME"):
+        read(path, encoding=wanted)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_download_cut_inside_a_character_is_one_place(tmp_path, cut):
+    path = tmp_path / "novel.txt"
+    path.write_bytes(BOOK.removesuffix("\n").encode()[:-cut])
+    c = read(path)
+    assert text_of(c) == BOOK[:-2] + "�" and "now �: 1: " in c.notes[0]
+
+
+def test_one_bad_place_is_no_reason_to_refuse_a_short_text(tmp_path):
+    path = tmp_path / "novel.txt"
+    path.write_bytes(CHINESE.encode() + b"\xff")
+    assert text_of(read(path)) == CHINESE + "�"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +162,7 @@ def test_the_offset_is_exact_beyond_the_first_chunk(tmp_path):
     [
         (b"", "no text"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a text file"),
-        (b"abc \xff\xff\xff\xff", "neither UTF-8"),
-        ("天下".encode("utf-16") + b"\0", "damaged UTF-16"),
+        (bytes(range(256)) * 40, "not a text file"),
     ],
 )
 def test_what_is_not_text(tmp_path, content, words):
@@ -78,23 +172,7 @@ def test_what_is_not_text(tmp_path, content, words):
         read(path)
 
 
-def test_unknown_encoding(tmp_path):
-    path = tmp_path / "novel.txt"
-    path.write_text(CHINESE, encoding="utf-8")
-    for name in ("klingon", "rot13", "a\0b"):
-        with pytest.raises(UserError, match="no encoding"):
-            read(path, encoding=name)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["{", "[]", "3", '{"txt": "x"}', '{"text": 3}', '{"text": null}', '{"text": "\\ud800"}', "[" * 100_000],
-)
-def test_bad_records_name_the_line(tmp_path, line):
-    path = tmp_path / "poems.jsonl"
-    path.write_text('{"text": "好"}\n\n' + line + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 3"):
-        read(path)
+# --- files
 
 
 def test_where_a_corpus_may_be(home, tmp_path):
@@ -102,16 +180,161 @@ def test_where_a_corpus_may_be(home, tmp_path):
         Corpus(Config(dataset="x"))
     folder = home / "data" / "x" / "corpus"
     folder.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no \.txt or \.jsonl"):
+    with pytest.raises(UserError, match=r"holds no \.txt"):
         Corpus(Config(dataset="x"))
     (folder / "b.txt").write_text("二", encoding="utf-8")
     (folder / "a.jsonl").write_text('{"text": "一"}\n', encoding="utf-8")
     (folder / "c.pdf").write_text("no", encoding="utf-8")
     assert text_of(Corpus(Config(dataset="x"))) == "一二"
-    (home / "data" / "x" / "corpus.txt").write_text("三", encoding="utf-8")
-    assert text_of(Corpus(Config(dataset="x"))) == "三"
+    for name in ("corpus.json", "corpus.md", "corpus.txt"):
+        content = json.dumps([name]) if name.endswith("json") else name
+        (home / "data" / "x" / name).write_text(content, encoding="utf-8")
+        assert text_of(Corpus(Config(dataset="x"))) == name
     with pytest.raises(UserError, match=r"a corpus is a \.txt"):
         Corpus(Config(corpus=str(folder / "c.pdf")))
+
+
+def test_a_folder_as_people_have_it(tmp_path, capsys):
+    texts = ["第2章 a.md", "第9章.TXT", "第10章.text", "附录/1.txt"]
+    made = ["bpe5000/tokenizer.json", "bpe5000/merges.txt", "bpe5000/vocab.txt"]
+    skipped = [*made, "._第2章.txt", ".DS_Store", ".git/x.txt", "__MACOSX/a.txt", "cover.png", "书.csv"]
+    for name in texts + skipped:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    (tmp_path / "附录" / "2.JSONL").write_text('{"text": "JSONL"}\n', encoding="utf-8")
+    c = read(tmp_path)
+    assert documents(c) == [*texts, "JSONL"]
+    c.describe()
+    out = capsys.readouterr().out
+    assert "skipped 4 hidden files: " in out and "._第2章.txt" in out
+    assert "skipped 3 files beside a tokenizer: merges.txt" in out
+    assert "skipped 2 files of other kinds: cover.png, 书.csv" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("诗 1.parquet", r"read_parquet\('诗 1.parquet'\)\.to_json\('诗 1.jsonl', orient='records', lines=True"),
+        ("x.CSV", r"read_csv\('x.CSV'\)"),
+        ("x.tsv", r"read_table\("),
+        ("x.docx", r"a corpus is a \.txt"),
+    ],
+)
+def test_tables_and_other_files_say_how_to_convert_them(tmp_path, name, words):
+    path = tmp_path / name
+    path.write_bytes(b"PAR1")
+    for place in (path, tmp_path):  # also as all that a folder has
+        with pytest.raises(UserError, match=words):
+            read(place)
+
+
+# --- documents in a text
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 16])
+@pytest.mark.parametrize(
+    ("split", "text", "expected"),
+    [
+        ("line", "一\n\n  二\n \n三", ["一", "  二", "三"]),
+        ("blank", "\n\n一\n一\n\n　　二\n \t\n\n\n三\n", ["一\n一", "　　二", "三\n"]),
+        ("<|endoftext|>", "一\n<|endoftext|>\n二 <|endoftext|><|endoftext|>三", ["一\n", "二 ", "三"]),
+        ("[SEP]", "一[SEP]二S", ["一", "二S"]),
+        (r"-{3,}\n", "一\n-----\n二--\n--------\n\n三---", ["一\n", "二--\n", "三---"]),
+        ("^(?=第)", "序\n第一章\n说第\n第二章\n", ["序\n", "第一章\n说第\n", "第二章\n"]),
+        (r"(?<=。\n)\s*", "一。\n\n  二\n。\n三", ["一。\n", "二\n。\n", "三"]),
+        (r"$\n", "一\n二", ["一", "二"]),
+        ("absent", "一\n\n二", ["一\n\n二"]),
+    ],
+)
+def test_documents_of_a_text(tmp_path, monkeypatch, split, text, expected, piece):
+    """Also where a separator lies on the border of two pieces of the text."""
+    monkeypatch.setattr("lib.files.PIECE", piece)
+    path = tmp_path / "x.txt"
+    path.write_text(text, encoding="utf-8")
+    assert documents(read(path, split=split)) == expected
+
+
+def test_documents_of_a_long_text(tmp_path, monkeypatch):
+    """What is between two separators may be longer or shorter than what is read at a time."""
+    monkeypatch.setattr("lib.files.PIECE", 500)
+    monkeypatch.setattr("lib.documents.LONGEST_SEPARATOR", 64)
+    texts = [" " * (i % 3) + make_text(1 + i * i % 40, i) for i in range(100)]
+    path = tmp_path / "x.txt"
+    path.write_text("".join(text + "\n" * (1 + i % 70) for i, text in enumerate(texts)), encoding="utf-8")
+    assert documents(read(path, split="blank")) == [text.removesuffix("\n") for text in texts]
+
+
+def test_separators_are_noticed(tmp_path, capsys):
+    path = tmp_path / "x.txt"
+    path.write_text("一\n<|endoftext|>\n二\n<|endoftext|>\n三 </s>", encoding="utf-8")
+    read(path).describe()
+    out = capsys.readouterr().out
+    assert "2 lines are <|endoftext|>; --split='<|endoftext|>'" in out and "</s>" not in out.split("lines are")[1]
+    read(path, split="<|endoftext|>").describe()
+    out = capsys.readouterr().out
+    assert "3 documents" in out and "lines are" not in out
+
+
+@pytest.mark.parametrize("split", ["(", "*", "a{99999999999}", "(?P<a"])
+def test_a_split_that_is_no_regular_expression(tmp_path, split):
+    (tmp_path / "x.txt").write_text("一", encoding="utf-8")
+    with pytest.raises(UserError, match=r"split: .* is not line, blank or a regular expression"):
+        read(tmp_path / "x.txt", split=split)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.parametrize(
+    ("name", "encoding", "values", "is_whole"),
+    [
+        ("x.txt", "utf-8", {"split": "line"}, True),
+        ("x.txt", "gb18030", {"split": "line"}, True),
+        ("x.txt", "big5", {"split": "line", "encoding": "big5"}, True),
+        ("x.txt", "utf-16-le", {"split": "line"}, True),
+        ("x.txt", "utf-8", {"split": "blank"}, False),
+        ("x.txt", "utf-8", {"split": "第"}, False),
+        ("list.json", "utf-8", {}, True),
+        ("pretty.json", "gb18030", {}, True),
+        ("list a record a line.json", "utf-8", {}, True),
+        ("several lines.jsonl", "utf-8", {"text_key": "b"}, True),
+        ("long first line.jsonl", "utf-8", {}, True),
+        ("chat.jsonl", "utf-8", {}, True),
+        ("strings.jsonl", "gb18030", {}, True),
+        ("other keys.jsonl", "utf-8", {"text_key": "a,b"}, True),
+    ],
+)
+def test_shards_together_hold_every_document_once(tmp_path, name, encoding, values, is_whole, n):
+    """A document of several lines in a text may be cut where a shard ends."""
+    texts = [f"{i}第一{'天下大事' * (i % 9)}\n\n" for i in range(80)]
+    texts[0] += "长" * 30_000 * name.startswith("long")
+    records = {
+        "list.json": lambda: json.dumps(texts, ensure_ascii=False),
+        "pretty.json": lambda: "\n".join(json.dumps({"text": t}, indent=1, ensure_ascii=False) for t in texts),
+        "list a record a line.json": lambda: "[" + ",\n".join(json.dumps({"text": t}) for t in texts) + "]",
+        "several lines.jsonl": lambda: "".join(f'{{"a": "x",\n"b": {json.dumps(t)}}}\n' for t in texts),
+        "long first line.jsonl": lambda: "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts),
+        "chat.jsonl": lambda: "\n".join(json.dumps({"messages": [{"content": t}]}) for t in texts),
+        "strings.jsonl": lambda: "\n".join(json.dumps(t, ensure_ascii=False) for t in texts),
+        "other keys.jsonl": lambda: "\n".join(json.dumps({"a": None, "b": t}) for t in texts),
+    }
+    path = tmp_path / name
+    path.write_bytes(records.get(name, lambda: "".join(texts))().encode(encoding))
+    whole, parts, n_empty = documents(read(path, **values)), [], 0
+    for k in range(1, n + 1):
+        try:
+            parts += documents(Corpus(Config(corpus=str(path), **values), (k, n)))
+        except UserError as error:
+            assert "holds no text" in str(error)
+            n_empty += 1
+    stays_in_one = encoding == "utf-16-le" or "list" in name or name in ("pretty.json", "several lines.jsonl")
+    assert (n_empty == n - 1) == stays_in_one
+    if is_whole:
+        assert parts == whole and len(whole) == 80
+    else:
+        assert "".join("".join(parts).split()) == "".join("".join(whole).split())
+        assert len(whole) <= len(parts) < len(whole) + n
+
+
+# --- training and validation
 
 
 def split(c):
@@ -126,7 +349,7 @@ def split(c):
 @pytest.mark.parametrize("piece", [200, 1 << 16])
 @pytest.mark.parametrize("documents", [1, 3, 200])
 def test_the_split_keeps_all_text_and_never_overlaps(tmp_path, monkeypatch, documents, piece):
-    monkeypatch.setattr(corpus, "PIECE", piece)
+    monkeypatch.setattr("lib.documents.PIECE", piece)
     texts = [make_text(600 // documents, seed) for seed in range(documents)]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
@@ -149,12 +372,41 @@ def test_a_text_in_one_line_is_split_too(tmp_path, text):
     assert parts["val"] and parts["train"]
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_text_for_validation_of_ones_own(tmp_path, capsys, inside, n):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"{i}.txt").write_text(make_text(20, i), encoding="utf-8")
+    place = (folder if inside else tmp_path) / "val.jsonl"
+    records = [make_text(2, 10 + i) for i in range(20)]
+    place.write_text("".join(json.dumps({"content": text}) + "\n" for text in records), encoding="utf-8")
+    found = {"train": [], "val": []}
+    for k in range(1, n + 1):
+        c = Corpus(Config(corpus=str(folder), val_corpus=str(place)), (k, n))
+        for name, texts in split(c).items():
+            found[name] += texts
+    assert "".join(found["train"]) == "".join(make_text(20, i) for i in range(4)) and found["val"] == records
+    c.describe()
+    assert "and for validation:" in capsys.readouterr().out
+
+
+def test_a_validation_text_that_is_all_there_is(tmp_path):
+    (tmp_path / "x.txt").write_text(CHINESE, encoding="utf-8")
+    for place in (tmp_path, tmp_path / "x.txt"):
+        with pytest.raises(UserError, match=r"val_corpus: .* all that the corpus has"):
+            read(tmp_path, val_corpus=str(place))
+    with pytest.raises(UserError, match=r"no corpus at .*no\.txt"):
+        read(tmp_path, val_corpus=str(tmp_path / "no.txt"))
+
+
 def test_pieces_are_bounded_even_without_lines(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("字" * 3_000_000, encoding="utf-8")
     sizes = [len(text) for text, _ in read(path).pieces()]
-    assert sum(sizes) == 3_000_000 and max(sizes) <= corpus.PIECE
+    assert sum(sizes) == 3_000_000 and max(sizes) <= PIECE
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"text": "ACGT" * 500_000}), encoding="utf-8")
     sizes = [len(text) for text, _ in read(path).pieces()]
-    assert sum(sizes) == 2_000_000 and max(sizes) <= corpus.PIECE
+    assert sum(sizes) == 2_000_000 and max(sizes) <= PIECE

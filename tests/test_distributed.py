@@ -120,6 +120,16 @@ def test_each_resume_may_have_another_number_of_processes(book, alone, processes
     assert_same_curve(records(book), records(alone, "alone"))
 
 
+def test_patience_ends_all_processes_at_one_step(book, processes):
+    flags = ["--eval_interval=2", "--patience=2", "--learning_rate=3", "--hold_steps=45", "--weight_decay=0"]
+    main, other = processes(2, *flags)
+    assert (main[0], main[2]) == (0, "") and other == (0, "", "")
+    step = read_run(book / "out" / "run")["ckpt.pt"]["step"]
+    assert f"ended at step {step}: 2 evaluations brought no better" in main[1] and step < 50
+    main, other = processes(2, *flags, "--resume")
+    assert main[0] == other[0] == 0 and f"ended at step {step}: 2" in main[1]
+
+
 def test_a_restart_does_not_go_on_with_a_run_that_was_refused(book, alone, processes):
     shutil.copytree(alone / "out" / "alone", book / "out" / "run")
     before = read_run(book / "out" / "run")

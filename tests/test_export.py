@@ -90,6 +90,16 @@ def test_the_card_tells_the_figures_of_the_run(exported):
     assert f"{best:.4f} nats" in card and "(loss.png)" in card and (exported / "hf" / "loss.png").stat().st_size > 1000
 
 
+def test_a_renamed_run_is_known_by_its_new_name(exported, tmp_path, recwarn):
+    for name in ("a$b_$c", "_小说", "100%{}"):
+        run = tmp_path / name
+        shutil.copytree(exported, run, ignore=shutil.ignore_patterns("hf", "model.gguf"))
+        assert export.main([str(run)]) == export.main([str(run), "--format=gguf"]) == 0
+        assert f"\n# `{name}`\n" in (run / "hf" / "README.md").read_text(encoding="utf-8")
+        assert gguf.GGUFReader(run / "model.gguf").get_field("general.name").contents() == name
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
 @pytest.mark.parametrize(("kind", "tolerance"), [("f32", 0), ("f16", 1e-3), ("bf16", 8e-3), ("q8_0", 1e-2)])
 def test_gguf_holds_the_same_weights(exported, ours, theirs, tmp_path, kind, tolerance):
     path = tmp_path / "model.gguf"

@@ -1,7 +1,11 @@
 import math
+import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -9,7 +13,9 @@ from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, T
 from config import Config
 from lib.errors import UserError
 from lib.qwen3 import to_qwen3
-from lib.text import TextDecoder
+from lib.text import TextDecoder, TextModel
+from lib.tokenizer import SPECIAL_TOKENS, parse_tokenizer
+from lib.utf8 import token_automaton
 from model import GPT, KVCache, attend, next_token
 from sample import load
 
@@ -131,6 +137,18 @@ def test_the_same_seed_gives_the_same_ids():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_an_automaton_says_which_tokens_may_come():
+    model, idx = make(), torch.randint(101, (2, 3))
+    free = torch.ones(1, 101, dtype=torch.bool), torch.zeros(1, 101, dtype=torch.int64)
+    assert torch.equal(model.generate(idx, 20, seed=1, automaton=free), model.generate(idx, 20, seed=1))
+    allowed, next_state = torch.zeros(2, 101, dtype=torch.bool), torch.zeros(2, 101, dtype=torch.int64)
+    allowed[0, [5, 6]], next_state[0, 5], allowed[1, 7] = True, 1, True  # 7 after each 5, and nowhere else
+    for sampling in ({"temperature": 0}, {"top_k": 1}, {"top_p": 0.5}, {"min_p": 1.0}, {"repetition_penalty": 2.0}):
+        ids = model.generate(idx, 40, seed=1, automaton=(allowed, next_state), **sampling)[:, 3:]
+        assert ((ids == 5) | (ids == 6) | (ids == 7)).all() and not (ids[:, 0] == 7).any()
+        assert torch.equal(ids[:, :-1] == 5, ids[:, 1:] == 7)
+
+
 def draw(p, n=4000, seen=(), **sampling):
     """How often each token is drawn from a distribution p."""
     logits = torch.tensor(p).log().expand(n, -1)
@@ -194,14 +212,128 @@ def test_attention_in_bfloat16_is_that_of_torch(T, n_kv_head):
         assert torch.allclose(a.float(), b.float(), atol=0.1)
 
 
+# --- text
+
+
 def test_characters_appear_when_their_last_byte_does():
     text = "你好🙂a"
     decoder = TextDecoder([bytes([b]) for b in range(256)])
     shown = [decoder.add(byte) for byte in text.encode()]
     assert shown == ["", "", "你", "", "", "好", "", "", "", "🙂", "a"]
-    assert decoder.so_far == text
-    assert decoder.add("汉".encode()[0]) == "" and decoder.so_far == text  # An unfinished one is not shown,
+    assert decoder.add("汉".encode()[0]) == ""  # An unfinished one is not shown,
     assert "\ufffd" in decoder.add(ord("a"))  # but bytes that are no character are not hidden.
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_text_ends_before_the_first_stop_text(pieces, stop):
+    decoder = TextDecoder([piece.encode() for piece in pieces], stop=stop)
+    shown, whole = [decoder.add(i) for i in range(len(pieces))], "".join(pieces)
+    ends = [(end, end - len(s)) for s in stop for end in range(len(whole) + 1) if whole[:end].endswith(s)]
+    expected = whole[: min(ends)[1]] if ends else whole
+    assert decoder.ended == bool(ends)
+    assert "".join(shown) + decoder.finish() == expected
+
+
+def test_only_what_may_begin_a_stop_text_is_held_back():
+    decoder = TextDecoder([c.encode() for c in "ab\n#"], stop=["\n\n#"])
+    assert [decoder.add(i) for i in (0, 2, 1, 2, 2, 2, 3, 0)] == ["a", "", "\nb", "", "", "\n", "", ""]
+    assert decoder.ended and decoder.finish() == ""
+
+
+def decodes(piece):
+    try:
+        return "\ufffd" not in piece.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def test_the_automaton_knows_all_of_utf8():
+    ends = [0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBC, 0xBD, 0xBE, 0xBF, 0xC0]
+    pieces = [bytes([a, b]) for a in range(256) for b in range(256)]
+    pieces += [bytes([a, b, c]) for a in range(0xC0, 256) for b in ends for c in ends]
+    pieces += [bytes([a, b, 0x80, c]) for a in range(0xE0, 256) for b in ends for c in ends]
+    pieces += [chr(c).encode() for c in range(0, 0x110000, 31) if not 0xD800 <= c < 0xE000]
+    allowed, next_state = token_automaton(pieces + [bytes([b]) for b in range(256)], len(pieces) + 256)
+    tails = [byte * n for n in range(4) for byte in (b"\x80", b"\xbf")]  # One of them completes what can be completed.
+    for i, piece in enumerate(pieces):
+        assert allowed[0, i] == any(decodes(piece + tail) for tail in tails), piece
+        assert not allowed[0, i] or (next_state[0, i] == 0) == decodes(piece), piece
+
+
+def test_what_may_not_come_between_the_bytes_of_a_character():
+    allowed, _ = token_automaton([b"", b"a", b"\xe4", b"\xbd", b"\xa0b"], 6)
+    assert allowed[0].tolist() == [True, True, True, False, False, False]  # The last row is no token.
+    assert allowed[1].tolist() == [False, False, False, True, True, False]
+    allowed, _ = token_automaton([b"", b"a", b"\xe4"], 3)
+    assert allowed[0].tolist() == [True, True, False]  # Nothing could follow E4.
+
+
+MIXED = "Hello, naïve мир! 你好，世界。龘𠀀 こんにちは 안녕 שלום سلام नमस्ते ไทย 🙂👩‍👩‍👧🏳️‍🌈𝔘∑"
+ENDS_ALIKE = [
+    chr(c) for c in range(0x4000, 0x5000, 64)
+]  # The pair 80 E4 between two of them is more frequent than others.
+
+
+@pytest.fixture(scope="module", params=["bytes", "parts of two characters"])
+def random_text_model(request):
+    """A model that has learned nothing. Its tokens are bytes alone, or longer too."""
+    draw = random.Random(0)
+    text = ["".join(draw.choices(characters, k=20)) for characters in (MIXED, ENDS_ALIKE) for _ in range(500)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=260 if request.param == "bytes" else 600,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer = parse_tokenizer(tokenizer.to_str(), "test")
+    model = TextModel(make(tokenizer.get_vocab_size(), tie_embeddings=False), tokenizer, "test")
+    assert (b"\x80\xe4" in model.token_bytes) == (request.param != "bytes")
+    return model
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1.0, "top_p": 1.0},
+        {"temperature": 0},
+        {"temperature": 50.0, "top_k": 20},
+        {"top_p": 0.3},
+        {"min_p": 0.9},
+        {"repetition_penalty": 3.0},
+        {"repetition_penalty": 0.3},
+    ],
+    ids=str,
+)
+def test_a_random_model_writes_whole_characters(random_text_model, sampling):
+    model, settings = random_text_model, {"max_new_tokens": 150, "ignore_eos": True, "seed": 1} | sampling
+    prompt = "你好 🙂"
+    for text in map("".join, zip(*model.stream(prompt, 6, **settings), strict=True)):
+        assert text.encode().decode() == text and len(text) > len(prompt) + 20
+        assert "\ufffd" not in text
+
+
+def test_over_ids_a_random_model_writes_any_bytes(random_text_model):
+    ids = random_text_model.generate(random_text_model.encode(""), 50, ignore_eos=True, seed=1)
+    assert "\ufffd" in b"".join(random_text_model.token_bytes[i] for i in ids[0].tolist()).decode(errors="replace")
+
+
+def test_a_text_that_is_cut_off_in_a_character_shows_nothing_of_it(random_text_model):
+    texts = [random_text_model.generate("", n, ignore_eos=True, seed=2) for n in range(20)]
+    assert all(texts[-1].startswith(text) for text in texts)
+    assert 5 < len(set(texts)) < len(texts)
+
+
+def test_rows_that_are_no_tokens_are_never_chosen(random_text_model):
+    n = random_text_model.tokenizer.get_vocab_size()
+    model = make(n + 2000, init_from="published")
+    text_model = TextModel(model, random_text_model.tokenizer, "test")
+    ids = text_model.encode("a")
+    assert (text_model.generate(ids, 30, seed=1)[:, ids.size(1) :] >= n).any()
+    assert len(text_model.generate("a", 60, ignore_eos=True, seed=1)) > 20
 
 
 def test_a_prompt_that_is_not_text(run):

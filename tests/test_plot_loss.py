@@ -1,5 +1,6 @@
 import json
 import shutil
+from xml.etree import ElementTree
 
 import matplotlib.image
 import pytest
@@ -44,22 +45,49 @@ def test_runs_of_unlike_batches_are_compared_by_tokens(run):
     assert other.step_tokens == 2 * Run("run").step_tokens
     figure = plot_loss.draw([Run("run"), other], "tokens")
     assert figure.axes[1].get_xlabel() == "training tokens"
+    assert plot_loss.draw([other], "tokens").axes[1].lines[0].get_xdata()[-1] == 2 * 20 * 4 * 32
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_chinese_names(run, monkeypatch, capsys, recwarn, installed):
-    fonts = [font for font in font_manager.fontManager.ttflist if font.name not in plot_loss.CJK_FONTS]
-    if installed:  # stands for a CJK font; that its glyphs are real is the font's affair
-        font = font_manager.FontEntry(**{**vars(fonts[0]), "name": "SimHei"})
-        monkeypatch.setattr(font_manager.fontManager, "ttflist", [*fonts, font])
-        assert plot_loss.readable("三国") == "三国"
-        return
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
-    path = run / "loss_log.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"run": "run"', '"run": "三国$1"'), encoding="utf-8")
-    assert plot_loss.main(["run"]) == 0
-    assert "no font with Chinese characters" in capsys.readouterr().err
+NAMES = ["a$b_$c", "_小说", "100%{}^\\", "<&\"'\n😀"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_name_may_hold_anything(run, home, capsys, recwarn, suffix):
+    for name in NAMES:
+        shutil.copytree(run, run.parent / name, dirs_exist_ok=True)
+    for runs in (NAMES, NAMES[1:2]):
+        assert plot_loss.main([*runs, f"--out={home / 'loss'}.{suffix}"]) == 0
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
+    assert not [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    if suffix == "svg":
+        ElementTree.parse(home / "loss.svg")
+
+
+def test_names_are_drawn_as_they_are(run):
+    for name in ("a$b_$c", "renamed"):
+        run = run.rename(run.parent / name)
+        loss = plot_loss.draw([Run(name), Run(str(run))], "step").axes[0]
+        texts = [loss.title, *loss.get_legend().get_texts()]
+        assert loss.get_title() == f"{name} · {name}" and texts[1].get_text() == f"training – {name}"
+        assert len(texts) == 6 and not any(text.get_parse_math() for text in texts)
+
+
+def test_characters_that_no_font_has(monkeypatch, capsys):
+    fonts = [font for font in font_manager.fontManager.ttflist if font.name not in plot_loss.CJK_FONTS]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    assert plot_loss.readable("é小说") == r"é\u5c0f\u8bf4"
+    assert "install Noto Sans CJK" in capsys.readouterr().err
+    assert plot_loss.readable("é") == "é" and capsys.readouterr().err == ""
+
+
+def test_a_chinese_font_is_used(monkeypatch, capsys):
+    paths = [path for path in font_manager.findSystemFonts() if "CJK" in path and "Sans" in path]
+    if not paths:
+        pytest.skip("no such font is installed")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    for path in paths:
+        font_manager.fontManager.addfont(path)
+    assert plot_loss.readable("小说") == "小说" and capsys.readouterr().err == ""
 
 
 def test_bad_logs(run, home, fails):

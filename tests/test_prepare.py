@@ -79,8 +79,8 @@ def test_what_prepare_refuses(fails, home, book):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert "train_tokenizer.py" in fails(prepare.main, [*TINY, "--vocab_size=300"])
     assert "no corpus" in fails(prepare.main, [*TINY, f"--corpus={home / 'no.txt'}"])
-    (home / "data" / "book" / "corpus.txt").write_bytes("汉字".encode() * 1000 + b"\xff")
-    assert "damaged UTF-8 at byte 6,000" in fails(prepare.main, TINY)
+    (home / "data" / "book" / "corpus.txt").write_bytes(("汉字".encode() * 100 + b"\xff") * 10)
+    assert "10 bad places in 2,010 characters" in fails(prepare.main, TINY)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 

@@ -161,7 +161,7 @@ def test_a_run_whose_folder_vanishes_makes_it_anew(book, monkeypatch):
     assert load_checkpoint(run / "ckpt.pt", resumable=True)["step"] == 20
 
 
-# --- Ctrl-C and SIGTERM
+# --- Ctrl-C, SIGTERM and SIGHUP
 
 
 @pytest.mark.parametrize(("number", "where"), [(signal.SIGINT, "evaluate"), (signal.SIGTERM, "compile")])
@@ -204,16 +204,17 @@ def test_a_stop_never_saves_weights_that_have_diverged(book, fails, monkeypatch)
     assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 0
 
 
-def test_a_background_job_does_not_hear_ctrl_c(book, monkeypatch):
-    """A shell starts `python train.py &` with SIGINT ignored; so it must stay."""
-    at_step(monkeypatch, 5, lambda: send(signal.SIGINT))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_so(book, monkeypatch, number):
+    """A shell starts `python train.py &` with SIGINT ignored, and nohup ignores SIGHUP."""
+    at_step(monkeypatch, 5, lambda: send(number))
     at_step(monkeypatch, 12, lambda: send(signal.SIGTERM))
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(number, signal.SIG_IGN)
     try:
         assert train.main(TINY) == 143
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous)
     assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 13
 
 
@@ -228,6 +229,48 @@ def test_ctrl_c_while_a_tokenizer_is_learned(clone):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == "\nstopped\n"
     assert {p.name for p in (clone / "data" / "genes" / "bpe5000").iterdir()} == {".lock"}
+
+
+# --- nobody reads what is printed
+
+
+def test_a_reader_that_goes_away_and_a_closed_terminal(clone):
+    """`python train.py … | head -1` comes to its end; a terminal that is closed saves the run. Both at once.
+
+    A terminal is closed by the kernel, which sends SIGHUP and lets all writing to it fail.
+    """
+    import pty
+
+    command = [sys.executable, "-u", "train.py", *TINY]
+    piped = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(clone)
+        os.execv(sys.executable, [*command, "--run=closed", "--max_steps=1000000", "--eval_interval=1000000"])
+    assert piped.stdout.readline().startswith(b"config")
+    piped.stdout.close()
+    seen = b""
+    while b"tok/s" not in seen:
+        seen += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    step = load_checkpoint(clone / "out" / "closed" / "ckpt.pt", resumable=True)["step"]
+    assert [r["step"] for r in read_log(clone, "closed")["records"]] == list(range(step)) and step > 0
+    assert (
+        piped.stderr.read().decode() == "nothing more can be printed here (Broken pipe); the run goes on all the same\n"
+    )
+    piped.stderr.close()
+    assert piped.wait() == 0
+    assert load_checkpoint(clone / "out" / "run" / "ckpt.pt")["step"] == 20
+    assert {p.name for p in (clone / "out" / "run").iterdir()} >= {"ckpt.pt", "best.pt", "loss_log.json"}
+
+
+def test_a_terminal_may_be_closed_twice(book, monkeypatch):
+    """A shell that is hung up sends SIGHUP to its jobs, and when it has ended, the kernel does so again."""
+    at_step(monkeypatch, 5, lambda: [send(signal.SIGHUP) for _ in range(2)])
+    assert train.main(TINY) == 128 + signal.SIGHUP
+    assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 6
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
 # --- two at once
@@ -321,14 +364,15 @@ def test_no_file_is_waited_for_or_read_for_ever(run, home, fails):
     (run / "loss_log.json").unlink()
     os.mkfifo(run / "loss_log.json")
     assert "loss_log.json" in fails(plot_loss.main, ["run"])
-    assert "prompt is longer" in fails(sample.main, ["--run=run", "--prompt_file=/dev/zero"])
+    assert "/dev/zero is longer than" in fails(sample.main, ["--run=run", "--prompt_file=/dev/zero"])
     assert "not a config file" in fails(train.main, ["/dev/zero"], code=2)
 
 
 def test_a_record_of_gigabytes_is_refused(home, fails, monkeypatch):
-    monkeypatch.setattr("lib.corpus.LONGEST_RECORD", 1000)
+    monkeypatch.setattr("lib.files.PIECE", 100)
+    monkeypatch.setattr("lib.records.LONGEST_RECORD", 1000)
     path = home / "long.jsonl"
-    path.write_text(json.dumps({"text": make_text(3)}) + "\n" + json.dumps({"text": "长" * 1000}), encoding="utf-8")
+    path.write_text(json.dumps({"text": make_text(3)}) + "\n" + json.dumps({"text": "长" * 2000}), encoding="utf-8")
     assert "line 2: longer than 1,000 characters" in fails(train_tokenizer.main, [f"--corpus={path}"])
 
 

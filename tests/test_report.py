@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 import prepare
 import train
@@ -73,11 +74,9 @@ def test_what_is_not_installed(run, fails, monkeypatch):
 
 
 def test_a_name_may_hold_anything(run, capfd):
-    path = run / "loss_log.json"
-    log = json.loads(path.read_text(encoding="utf-8"))
-    log["config"]["run"] = name = "三国 $x^2_ & <b> `龘"
-    path.write_text(json.dumps(log), encoding="utf-8")
-    assert report.main(["run"]) == 0
+    name = "三国 $x^2_ & <b> `龘"
+    run = run.rename(run.parent / name)
+    assert report.main([name]) == 0
     assert name in Page(run / "report.html").text and capfd.readouterr().err == ""
 
 
@@ -121,6 +120,21 @@ def test_text_is_never_taken_for_html(home, capsys):
     for page in (Page(home / "out/run/report.html"), Page(home / "data/book/bpe400/tokenizer.html")):
         assert page.tags.count("script") == 2 and "{{ 7" in page.text
     assert evil in Page(home / "out/run/report.html").text
+
+
+def test_a_run_that_its_patience_ended(run, capsys):
+    """Its last evaluation is worse than the one before it, and it has not come to its last step."""
+    path = run / "loss_log.json"
+    log = json.loads(path.read_text(encoding="utf-8"))
+    log["records"][-1]["val_loss"] = log["records"][10]["val_loss"] * 1.001
+    path.write_text(json.dumps(log), encoding="utf-8")
+    for name in ("ckpt.pt", "best.pt"):
+        checkpoint = torch.load(run / name, weights_only=True)
+        checkpoint["config"] |= {"max_steps": 100, "patience": 1}
+        torch.save(checkpoint, run / name)
+    assert report.main(["run"]) == 0
+    out = capsys.readouterr().out
+    assert "UNDERTRAINED" in out and "--resume --patience=0" in out and "come to its end" not in out
 
 
 def test_documents_shorter_than_any_copy(home, capsys):

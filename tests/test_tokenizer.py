@@ -5,7 +5,8 @@ from tokenizers import trainers
 
 import train_tokenizer
 from config import Config
-from lib import corpus
+from lib import documents
+from lib.corpus import Corpus
 from lib.errors import UserError
 from lib.tokenizer import (
     EOS,
@@ -37,8 +38,8 @@ def test_any_text_comes_back_unchanged(tokenizer, text):
 @given(st.text(st.sampled_from("汉字，。 \n\r\t1a!\u3000🙂<>"), max_size=400))
 def test_pieces_give_the_tokens_of_the_whole(tokenizer, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "PIECE", 8)
-        pieces = [piece for piece, _ in corpus._cut([text])]
+        patch.setattr(documents, "PIECE", 8)
+        pieces = [piece for piece, _ in documents._cut([(text, True)])]
     assert "".join(pieces) == text
     ids = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces]
     assert [i for part in ids for i in part] == tokenizer.encode(text, add_special_tokens=False).ids
@@ -97,10 +98,10 @@ def test_a_text_that_cannot_fill_the_vocabulary_says_so(home, capsys):
 def test_validation_text_is_never_sampled(home, monkeypatch):
     path = home / "x.txt"
     path.write_text(make_text(300) + "囍\n" * 100, encoding="utf-8")
-    texts = corpus.Corpus(Config(corpus=str(path), val_fraction=0.1))
+    texts = Corpus(Config(corpus=str(path), val_fraction=0.1))
     sample, held_out = train_tokenizer.sample_corpus(texts)
     assert "囍" not in "".join(sample) and "囍" in "".join(held_out)
-    monkeypatch.setattr(corpus, "PIECE", 64)
+    monkeypatch.setattr(documents, "PIECE", 64)
     monkeypatch.setattr(train_tokenizer, "SAMPLE_BYTES", 5000)
     sample, _ = train_tokenizer.sample_corpus(texts)
     assert 2000 < len("".join(sample).encode()) < 9000

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,94 @@ def test_resuming(book, run, capsys, fails):
     assert "optimizer adamw, the config says muon" in fails(train.main, [*TINY, "--resume", "--optimizer=muon"])
 
 
+def test_the_tokens_in_the_log_are_those_really_seen(book, fails_at):
+    """The batch size changes twice; the second run goes on from steps that have no record."""
+    fails_at(15, [*TINY, "--log_interval=1000"])
+    assert train.main([*TINY, "--resume", "--batch_size=8"]) == 0
+    log = records(book)
+    assert [(r["step"], r["tokens"] // 32) for r in log] == [(0, 0), *((s, 40 + 8 * (s - 10)) for s in range(10, 21))]
+    path = book / "out" / "run" / "ckpt.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert train.main([*TINY, "--resume", "--max_steps=21"]) == 0
+    assert records(book)[-1]["tokens"] == (40 + 8 * 10 + 4) * 32 == load_checkpoint(path)["tokens"]
+    del checkpoint["tokens"]  # as older versions wrote it
+    torch.save(checkpoint, path)
+    assert train.main([*TINY, "--resume", "--max_steps=21"]) == 0
+    assert records(book)[-1]["tokens"] == (20 * 8 + 4) * 32
+
+
+def test_a_jump_of_the_learning_rate_is_told_with_the_flags_that_avoid_it(run, home, capsys):
+    def group_rates(folder):
+        groups = torch.load(folder / "ckpt.pt", weights_only=True)["optimizer"][0]["param_groups"]
+        return [group["lr"] for group in groups]
+
+    shutil.copytree(run, run.parent / "smooth")
+    longer = [*TINY, "--resume", "--max_steps=40"]
+    before = group_rates(run)
+    assert train.main(longer) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "learning rate jumps" in line)
+    assert "from 0.001 to 0.0065 at step 20" in line and records(home)[20]["lr"] == 1e-3
+    assert records(home)[21]["lr"] > 5e-3
+    flags = line.split("smoothly: ")[1].split()
+    assert train.main([*longer, *flags, "--run=smooth"]) == 0
+    assert "jumps" not in capsys.readouterr().out
+    assert {r["lr"] for r in records(home, "smooth")[20:]} == {1e-3}
+    assert group_rates(run.parent / "smooth") == pytest.approx(before)
+    to_zero = [*longer, *flags, "--run=smooth", "--min_lr=0"]
+    assert train.main([*to_zero, "--max_steps=50"]) == 0
+    capsys.readouterr()
+    shutil.copytree(run.parent / "smooth", run.parent / "gentle")
+    assert train.main([*to_zero, "--max_steps=60"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "learning rate jumps from 0 to" in line)
+    assert "--learning_rate=0.0001 --embedding_lr=0.0001" in line
+    gentle = line.split("gentler: ")[1].split()
+    assert train.main([*to_zero, "--max_steps=60", *gentle, "--run=gentle"]) == 0
+    assert "jumps" not in capsys.readouterr().out
+
+
+def test_a_run_resumed_on_other_text_is_told_how_to_begin_a_new_one(run, home, capsys):
+    assert prepare.main([*TINY, "--val_fraction=0.3"]) == 0
+    assert train.main([*TINY, "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "the training tokens are not those" in out and "--init_from=run --run=NAME to train.py" in out
+    assert prepare.main([*TINY, "--init_from=run"]) == 0
+    assert train.main([*TINY, "--init_from=run", "--run=new"]) == 0
+    assert records(home, "new")[0]["val_loss"] < records(home)[0]["val_loss"] - 1
+
+
+# --- early stopping
+
+# The learning rate ruins what was learned: the loss at step 4 is the best.
+RUINOUS = [*TINY, "--max_steps=40", "--eval_interval=2", "--hold_steps=35", "--weight_decay=0", "--learning_rate=3"]
+
+
+def test_patience_ends_a_run(book, capsys):
+    assert train.main([*RUINOUS, "--patience=3"]) == 0
+    out = capsys.readouterr().out
+    losses = [r["val_loss"] for r in records(book) if "val_loss" in r]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 4 < 21 and all(min(losses) <= loss for loss in losses[best:])
+    end = 2 * (best + 3)
+    assert f"ended at step {end}: 3 evaluations brought no better validation loss" in out and "next: " in out
+    assert load_checkpoint(book / "out" / "run" / "best.pt")["step"] == 2 * best
+    assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == end
+
+
+def test_patience_survives_resuming(book, capsys, fails_at):
+    assert train.main([*RUINOUS, "--run=whole"]) == 0
+    assert train.main([*RUINOUS, "--patience=3"]) == 0
+    ended = records(book)
+    fails_at(ended[-1]["step"] - 1, [*RUINOUS, "--patience=3", "--run=parts"])
+    for _ in range(2):  # The second time there is nothing to do.
+        capsys.readouterr()
+        assert train.main([*RUINOUS, "--patience=3", "--run=parts", "--resume"]) == 0
+        assert without_times(records(book, "parts")) == without_times(ended)
+        assert "3 evaluations brought no better" in capsys.readouterr().out
+    assert train.main([*RUINOUS, "--run=parts", "--resume", "--patience=0"]) == 0
+    assert same_weights(weights(book, "parts"), weights(book, "whole"))
+    assert without_times(records(book, "parts")) == without_times(records(book, "whole"))
+
+
 def test_muon_goes_on_exactly(book, fails_at):
     flags = [*TINY, "--optimizer=muon", "--tie_embeddings=False"]
     assert train.main([*flags, "--run=whole"]) == 0
@@ -312,7 +401,8 @@ def test_bad_data(book, fails):
 def test_another_tokenizer_than_the_checkpoint(book, run, fails):
     argv = [*TINY, "--min_frequency=50"]
     assert train_tokenizer.main(argv) == 0 and prepare.main(argv) == 0
-    assert "another tokenizer" in fails(train.main, [*TINY, "--resume"])
+    error = fails(train.main, [*TINY, "--resume"])
+    assert "another tokenizer" in error and "--init_from=run to prepare.py" in error
 
 
 def test_a_damaged_checkpoint_is_not_resumed(run, fails):

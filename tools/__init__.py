@@ -1,0 +1,1 @@
+import lib.environment  # noqa: F401  It says which library is not installed.

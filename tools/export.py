@@ -21,8 +21,8 @@ from tokenizers import processors
 import plot_loss
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.qwen3 import to_qwen3
-from lib.run_log import HINT, Run
-from lib.runs import LOG
+from lib.run_log import HINT, Run, run_name
+from lib.runs import LOG, add_run_argument
 from lib.storage import atomic_write, lock_folder, write_json, write_text
 from model import GPT
 from sample import load_run
@@ -117,13 +117,12 @@ def write_card(folder, text_model, checkpoint, run_dir):
         with atomic_write(folder / "loss.png") as file:
             plot_loss.draw([run], "step").savefig(file, format="png")
     origin = f"begun with `{Path(c.init_from).name}`, and trained on" if c.init_from else "trained from nothing on"
-    step_tokens = c.batch_size * c.block_size
     text = f"""---
 library_name: transformers
 pipeline_tag: text-generation
 ---
 
-# {c.run}
+# `{run_name(run_dir)}`
 
 A GPT of {embedding + rest:,} parameters, {origin} the corpus `{c.dataset}`.
 
@@ -133,7 +132,7 @@ A GPT of {embedding + rest:,} parameters, {origin} the corpus `{c.dataset}`.
 | shape | {c.n_layer} layers of width {c.n_embd}, {c.n_head} heads ({c.n_kv_head} key/value) of size {c.head_size} |
 | context | {c.block_size:,} tokens |
 | vocabulary | {text_model.tokenizer.get_vocab_size():,} tokens, byte-level BPE |
-| training | {checkpoint["step"]:,} steps of {step_tokens:,} tokens, learning rate {c.learning_rate:g} |
+| training | {checkpoint["step"]:,} steps, {checkpoint["tokens"]:,} tokens, learning rate {c.learning_rate:g} |
 {measured}{curve}
 ```python
 from transformers import pipeline
@@ -170,7 +169,7 @@ def measured_rows(run, step) -> str:
 # --- llama.cpp
 
 
-def write_gguf(path, text_model, kind):
+def write_gguf(path, text_model, kind, name):
     """One file with weights and tokenizer, for llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
     Vectors stay float32, as do those that llama.cpp converts itself.
@@ -184,7 +183,7 @@ def write_gguf(path, text_model, kind):
         raise UserError("llama.cpp does not know the pre-tokenizer of this model; use --format=hf")
     with atomic_write(path) as file:
         writer = gguf.GGUFWriter(file.name, "qwen3")
-        writer.add_name(c.run)
+        writer.add_name(name)
         writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[kind]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_context_length(c.block_size)
@@ -234,12 +233,13 @@ def gguf_tokens(text_model, types):
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("run", nargs="?", default="", help="a name under out/, a folder or a checkpoint")
-    parser.add_argument("--format", choices=("hf", "gguf"), default="hf", help="hf: a folder; gguf: a file [hf]")
+    add_run_argument(parser)
+    parser.add_argument("--format", choices=("hf", "gguf"), help="hf: a folder; gguf: a file [hf, or as --out ends]")
     parser.add_argument("--type", choices=(*FILE_TYPES,), default="f32", help="of the weights [f32]")
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
     parser.add_argument("--out", type=Path, metavar="PATH", help="the folder (hf) or file (gguf) to write")
     args = parser.parse_args(argv)
+    args.format = args.format or ("gguf" if args.out and args.out.suffix.lower() == ".gguf" else "hf")
     start = time.perf_counter()
     text_model, source, checkpoint = load_run(args.run, args.last, "cpu")
     out = args.out or source.parent / ("hf" if args.format == "hf" else "model.gguf")
@@ -253,7 +253,7 @@ def main(argv=None):
         if args.format == "hf":
             write_hf(out, text_model, checkpoint, args.type, source.parent)
         else:
-            write_gguf(out, text_model, args.type)
+            write_gguf(out, text_model, args.type, run_name(source.parent))
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
     print(f"{source}: step {checkpoint['step']:,}")

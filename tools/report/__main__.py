@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from config import load_config
+from config import DEVICES, load_config
 from lib.device import set_up
 from lib.errors import ArgumentParser, reports_errors
 from lib.plan import format_number
 from lib.run_log import Run, format_time, smooth
+from lib.runs import add_run_argument
 from lib.storage import write_text
 from sample import load_run
 from tools.report.charts import chart
@@ -137,9 +138,9 @@ def main(argv=None):
         config, _ = load_config(argv, parser)
         out = report_tokenizer(config)
     else:
-        parser.add_argument("run", nargs="?", default="", help="a name under out/ or a folder [the most recent]")
+        add_run_argument(parser)
         parser.add_argument("--last", action="store_true", help="the latest weights, not the best ones, as by default")
-        parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+        parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
         args = parser.parse_args(argv)
         out = report_run(args.run, args.last, args.device)
     print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")

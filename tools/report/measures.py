@@ -79,7 +79,7 @@ def measure(run, text_model, checkpoint) -> Measurements:
         copies.append(find_copies(known, texts))
 
     n_parameters = sum(model.parameter_counts())
-    seen = max(record["step"] for record in run.records) * config.batch_size * config.block_size
+    seen = max([checkpoint["tokens"], *run.series("tokens")[1]])
     return Measurements(
         run=run,
         config=config,

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lib.corpus import Corpus
-from lib.tokenizer import is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
+from lib.tokenizer import encode_texts, is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
 from train_tokenizer import learn, new_tokenizer, sample_corpus
 
 KINDS = {  # of text, to see what a tokenizer was made for
@@ -58,9 +58,8 @@ def measure_tokenizer(config) -> dict:
 def token_counts(tokenizer, texts):
     """How often each token occurs in a list of texts."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for first in range(0, len(texts), 1000):  # An encoding is many times as large as its text.
-        for encoding in tokenizer.encode_batch_fast(texts[first : first + 1000], add_special_tokens=False):
-            np.add.at(counts, encoding.ids, 1)
+    for ids in encode_texts(tokenizer, texts):
+        np.add.at(counts, ids, 1)
     return counts
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.plan import format_number
+from lib.run_log import useless_evaluations
 
 
 class Verdict(NamedTuple):
@@ -55,7 +56,9 @@ def overfitting(m):
 
 def undertrained(m):
     last_step, max_steps, reasons = int(m.run.val[0][-1]), m.config.max_steps, []
-    if last_step < max_steps:
+    if 0 < m.config.patience <= useless_evaluations(m.run.records):
+        longer = "Its patience has ended it: go on from here with `--resume --patience=0`."
+    elif last_step < max_steps:
         reasons.append(f"It has made {last_step:,} of its {max_steps:,} steps.")
         longer = "Let it come to its end: the same command with `--resume`."
     else:

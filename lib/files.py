@@ -1,0 +1,219 @@
+"""The files of a corpus: which they are, what a shard has of them, and how their bytes become characters."""
+
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+from lib.encoding import MARK, guess
+from lib.errors import UserError, one_line
+
+TEXTS, RECORDS = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson")
+TABLES = {".parquet": "parquet", ".csv": "csv", ".tsv": "table"}  # and what reads them in pandas
+PIECE = 1 << 16  # characters read at a time
+SAMPLE, N_SAMPLES = 1 << 16, 16  # bytes that an encoding is guessed from, and places they are taken from
+DAMAGE = re.compile(f"{MARK}+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A file, or the bytes of it that belong to a shard, and how they are read."""
+
+    path: Path
+    begin: int
+    end: int
+    encoding: str = ""
+    keys: tuple[str, ...] = ()  # of the text in its records, see lib/records.py
+
+    @property
+    def is_records(self):
+        return self.path.suffix.lower() in RECORDS
+
+    @property
+    def where(self):
+        """Its name in an error message, where lines are counted from its first."""
+        return f"{self.path} after byte {self.begin:,}," if self.begin else str(self.path)
+
+
+def find_files(config):
+    """(the files of a corpus in their order, {kind: files that were passed over}). Raises UserError."""
+    folder = config.corpus_dir
+    if config.corpus:
+        places = [Path(config.corpus)]
+    else:
+        places = [folder / f"corpus{suffix}" for suffix in (*TEXTS, *RECORDS, "")]
+    place = next((p for p in places if p.exists()), None)
+    if place is None:
+        fetch = f"python data/{config.dataset}.py"
+        known = (folder.parent / f"{config.dataset}.py").exists()
+        hint = f"fetch it: {fetch}" if known else f"put your text into {places[0]}, or name it with --corpus"
+        raise UserError(f"no corpus at {places[0]}; {hint}")
+    if not place.is_dir():
+        if problem := _why_not(place):
+            raise UserError(f"{place}: {problem}")
+        return [place], {}
+    files, hidden, tokens, others = [], [], [], []
+    made = {path.parent for path in place.rglob("tokenizer.json")}  # by train_tokenizer.py, inside the folder
+    for path in sorted((p for p in place.rglob("*") if p.is_file()), key=_as_people_count):
+        is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(place).parts)
+        (hidden if is_hidden else tokens if path.parent in made else others if _why_not(path) else files).append(path)
+    if not files:
+        reason = f"; {others[0].name}: {_why_not(others[0])}" if others else ""
+        raise UserError(f"the corpus folder {place} holds no {', '.join(TEXTS + RECORDS)} file{reason}")
+    return files, {"hidden files": hidden, "files beside a tokenizer": tokens, "files of other kinds": others}
+
+
+def _why_not(path):
+    """Why a file cannot be read as a corpus, and what to do; None if it can."""
+    suffix = path.suffix.lower()
+    if suffix in TEXTS + RECORDS:
+        return None
+    if suffix in TABLES:
+        frame = f"pandas.read_{TABLES[suffix]}({path.name!r})"
+        target = f"to_json({path.stem + '.jsonl'!r}, orient='records', lines=True, force_ascii=False)"
+        return f'make a .jsonl of it: python -c "import pandas; {frame}.{target}"'
+    return f"a corpus is a {', '.join(TEXTS + RECORDS)} file, or a folder of them; save it as one of these"
+
+
+def _as_people_count(path):
+    """A key to sort paths by, in which 9 comes before 10."""
+    parts = (re.split(r"(\d+)", part) for part in path.parts)
+    return [[int(word) if i % 2 else word for i, word in enumerate(words)] for words in parts]
+
+
+# --- shards
+
+
+def cut_files(files, wanted, shard):
+    """Yield the parts of shard (K, N): bytes of the files one after another, cut between lines.
+
+    Every shard finds the same places, and reads little more of the others than the line at its ends.
+    files: {path: size}. wanted: the encoding in the config.
+    """
+    first, last = (sum(files.values()) * k // shard[1] for k in (shard[0] - 1, shard[0]))
+    for path, size in files.items():
+        begin, end = (_next_line(path, min(max(place, 0), size), size, wanted) for place in (first, last))
+        if begin < end:
+            yield Part(path, begin, end)
+        first, last = first - size, last - size
+
+
+def _next_line(path, place, size, wanted):
+    """The first start of a line at `place` or after it, or else the end of the file."""
+    if not 0 < place < size or not _has_plain_lines(path, size, wanted):
+        return place if place <= 0 else size
+    with open(path, "rb") as file:
+        file.seek(place - 1)
+        while line := file.readline(1 << 20):
+            if line.endswith(b"\n"):
+                return min(file.tell(), size)
+    return size
+
+
+def _has_plain_lines(path, size, wanted):
+    """Whether a file can be cut after any line end. If not, it stays whole, in the shard in which it starts."""
+    with open(path, "rb") as file:
+        head = file.read(SAMPLE)
+    encoding = wanted if wanted != "auto" else guess([head[:4096]])[0] or "utf-8"
+    if not "\n\n".encode(encoding).endswith(b"\n\n"):
+        return False  # UTF-16 or UTF-32
+    if path.suffix.lower() not in RECORDS:
+        return True
+    first_line, line_end, _ = head.decode(encoding, "ignore").lstrip("\ufeff \r\n").partition("\n")
+    try:
+        json.loads(first_line.rstrip(", \r"))
+    except (ValueError, RecursionError):  # a record over several lines, or many records in a list
+        return not line_end
+    return True
+
+
+# --- bytes to characters
+
+
+def characters(part):
+    """Yield the text of a part in pieces: line ends are \n, each run of bytes that are no characters is a �."""
+    for text in _decode(part):
+        yield DAMAGE.sub("�", text) if MARK in text else text
+
+
+def _decode(part):
+    with io.TextIOWrapper(io.BufferedReader(_Bytes(part)), part.encoding, errors="mark") as file:
+        try:
+            while text := file.read(PIECE):
+                # A mark of the byte order is no text. Files that were put together have several.
+                yield text.replace("\ufeff", "")
+        except UnicodeError as error:  # of UTF-16 without a mark, for instance
+            hint = "say --encoding=NAME with another one (auto, utf-16-le, utf-16-be, …)"
+            raise UserError(f"{part.path}: not {part.encoding.upper()} ({error}); {hint}") from None
+
+
+class _Bytes(io.FileIO):
+    """The bytes of a part, as if there were no others."""
+
+    def __init__(self, part):
+        super().__init__(part.path)
+        self.seek(part.begin)
+        self.left = part.end - part.begin
+
+    def readinto(self, buffer):
+        count = super().readinto(memoryview(buffer)[: self.left])
+        self.left -= count
+        return count
+
+
+def find_encoding(part, wanted):
+    """(the part with its encoding, lines for the user: of what is damaged or in doubt). Raises UserError.
+
+    wanted: the encoding in the config, which is held to. Else it is UTF-8, if all of the part is, or what `guess` says.
+    """
+    other = None
+    if wanted == "auto":
+        part = dataclasses.replace(part, encoding="utf-8")
+        if any("\0" in text or MARK in text for text in _decode(part)):
+            encoding, other = guess(list(_samples(part)))
+            if encoding is None:
+                raise UserError(f"{part.path}: not a text file (if it is one, say --encoding=NAME)")
+            part = dataclasses.replace(part, encoding=encoding)
+    else:
+        part = dataclasses.replace(part, encoding=wanted)
+    size, places, examples = _survey(part)
+    if places > max(1, -(-size // 1000)):
+        raise UserError(
+            f"{part.path}: read as {part.encoding.upper()} it has {places:,} bad places in {size:,} characters, such as"
+            f" {examples[0]}; say --encoding=NAME with another one (auto, utf-8, gb18030, big5, utf-16, …)"
+        )
+    notes = []
+    if other:
+        notes.append(f"{part.path}: read as {part.encoding}, may be {other}; --encoding={other} reads it so")
+    if places:
+        shown = ", ".join(examples)
+        notes.append(f"warning: {part.path}: damaged {part.encoding.upper()}; bad places, now �: {places:,}: {shown}")
+    return part, notes
+
+
+def _samples(part):
+    """Some bytes of a part, from places all over it, the first in each that are not plain ASCII."""
+    step = max(SAMPLE, (part.end - part.begin) // N_SAMPLES & ~1)  # UTF-16 has two bytes a character.
+    with open(part.path, "rb") as file:
+        for begin in range(part.begin, part.end, step):
+            file.seek(begin)
+            for place in range(begin, min(begin + step, part.end), SAMPLE):
+                sample = file.read(min(SAMPLE, part.end - place))
+                if not sample.isascii() or b"\0" in sample:
+                    yield sample
+                    break
+
+
+def _survey(part):
+    """(characters of a part, places of damage, the first three of these with the text around them)."""
+    size = places = 0
+    examples = []
+    for text in _decode(part):
+        size += len(text)
+        for found in DAMAGE.finditer(text) if MARK in text else ():
+            places += 1
+            if len(examples) < 3:
+                around = text[max(0, found.start() - 8) : found.end() + 8]
+                examples.append(f"“{one_line(DAMAGE.sub('�', around).strip())}”")
+    return size, places, examples

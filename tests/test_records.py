@@ -1,0 +1,132 @@
+"""The texts of JSON records, whatever their keys and however they are written."""
+
+import json
+
+import pytest
+
+from config import Config
+from lib.corpus import Corpus
+from lib.errors import UserError
+
+TEXTS = ["清晨，老渔夫在码头修椅子。\n邻居问他：", '他"笑"着说：{记不清了}。', "[雨后]，孩子们\\n跑到河边。"]
+
+
+def documents(path, text, **values):
+    path.write_text(text, encoding="utf-8")
+    found = []
+    for piece, is_new in Corpus(Config(corpus=str(path), **values)).pieces():
+        if is_new:
+            found.append("")
+        found[-1] += piece
+    return found
+
+
+def lines(values):
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+@pytest.mark.parametrize("piece", [3, 1 << 16])
+@pytest.mark.parametrize("record", [lambda text: {"text": text}, lambda text: {"id": 7, "content": text}, str])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lines,
+        lambda values: "\n\r\n".join(map(json.dumps, values)),  # blank lines, and no line end at the end
+        lambda values: ",\n".join(json.dumps(value, indent=2) for value in values),
+        lambda values: "".join(map(json.dumps, values)),
+        lambda values: json.dumps(values),
+        lambda values: json.dumps(values, indent=4, ensure_ascii=False),
+        lambda values: "\ufeff" + json.dumps(values) + "\n" + json.dumps(values[:0]),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_records_are_found_however_they_are_written(tmp_path, monkeypatch, suffix, write, record, piece):
+    monkeypatch.setattr("lib.files.PIECE", piece)
+    assert documents(tmp_path / f"x{suffix}", write([record(text) for text in TEXTS])) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("record", "keys", "expected"),
+    [
+        ({"raw_content": "一", "url": "x", "meta": {}}, "", "一"),
+        ({"completion": "一", "id": "x"}, "", "一"),
+        ({"story": "一"}, "", "一"),
+        ({"whatever": "一", "n": 3}, "", "一"),  # the only text there is
+        ({"text": "一", "content": "二"}, "", "一"),
+        ({"text": "一", "content": "二"}, "content", "二"),
+        ({"title": "一", "body": ["二", None, "三"]}, "title, body", "一\n二\n三"),
+        ({"instruction": "一", "input": "二", "output": "三"}, "", "一\n二\n三"),
+        ({"instruction": "一", "input": "", "output": "三"}, "", "一\n三"),
+        ({"output": "三", "instruction": "一"}, "", "一\n三"),
+        ({"prompt": "一", "completion": "二"}, "", "一\n二"),
+        ({"question": "一", "answer": "二"}, "", "一\n二"),
+        ({"messages": [{"role": "user", "content": "一"}, {"role": "assistant", "content": "二"}]}, "", "一\n\n二"),
+        ({"conversations": [{"from": "human", "value": "一"}, {"from": "gpt", "value": "二"}]}, "", "一\n\n二"),
+        ({"messages": [{"content": [{"type": "text", "text": "一"}]}, {"content": None}]}, "", "一"),
+    ],
+)
+def test_where_the_text_of_a_record_is(tmp_path, capsys, record, keys, expected):
+    path = tmp_path / "x.jsonl"
+    assert documents(path, lines([record]), text_key=keys) == [expected]
+    Corpus(Config(corpus=str(path), text_key=keys)).describe()
+    out = capsys.readouterr().out
+    assert ("the text of a record is its" in out) == ("text" not in record or bool(keys))
+    assert ("a turn a paragraph" in out) == ("messages" in record or "conversations" in record)
+
+
+def test_records_without_text_are_skipped_and_counted(tmp_path, capsys):
+    values = [{"text": "一"}, {"text": None}, {"text": ""}, {"text": " \n"}, {"text": "二", "more": 1}, {"text": []}]
+    path = tmp_path / "x.jsonl"
+    assert documents(path, lines(values)) == ["一", "二"]
+    Corpus(Config(corpus=str(path))).describe()
+    out = capsys.readouterr().out
+    assert "skipped 4 records without text" in out and "2 documents, 2 characters" in out
+
+
+def test_half_characters_are_replaced_and_counted(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    assert documents(path, '{"text": "一\\ud800"}\n{"text": "\\ud83d\\ude00"}\n') == ["一�", "😀"]
+    Corpus(Config(corpus=str(path))).describe()
+    assert "1 records hold half characters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ('{"text": "x"', "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"text": ' + "[" * 500 + "]" * 500 + "}", "not a text"),
+        ("3", "not a record"),
+        ("null", "not a record"),
+        ('{"txt": "x", "id": 7}', "keys are txt, id.*--text_key"),
+        ('{"text": 3}', "text is not a text; its keys are text"),
+        ('{"text": {"a": "b"}}', "not a text"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path, line, words):
+    with pytest.raises(UserError, match=f"x.jsonl line 3: .*{words}"):
+        documents(tmp_path / "x.jsonl", '{"text": "好"}\n\n' + line + "\n")
+
+
+@pytest.mark.parametrize(
+    ("record", "text_key", "words"),
+    [
+        ({"a": "x", "b": "y"}, "", "which key.*--text_key.*keys are a, b"),
+        ({"content": "x", "body": "y"}, "", "which key.*--text_key.*keys are content, body"),
+        ({"n": 3}, "", "keys are n"),
+        ({}, "", "keys are none"),
+        ({"text": "x"}, "content", "lacks content; its keys are text"),
+        ({"text": "x"}, "a,b", "lacks a and b"),
+    ],
+)
+def test_what_cannot_be_read_names_its_keys(tmp_path, record, text_key, words):
+    with pytest.raises(UserError, match=f"x.jsonl line 1: .*{words}"):
+        documents(tmp_path / "x.jsonl", lines([record]), text_key=text_key)
+
+
+def test_the_line_of_a_bad_record_in_a_long_list(tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.files.PIECE", 100)
+    text = json.dumps([{"text": "字\n" * 300}] * 20, indent=0)
+    with pytest.raises(UserError, match=r"line 63: not JSON"):  # A record has three lines here.
+        documents(tmp_path / "x.json", text[:-1] + ",\n{]")
