@@ -39,8 +39,8 @@ SPLITS = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 
-# The time to learn grows with the length of the words, and text without spaces or punctuation is a single word. So words
-# are cut after this many bytes while merges are learned: 256 Chinese characters, where the three corpora have 226.
+# The time to learn grows with the length of the words, and text without spaces or punctuation is a single word.
+# While merges are learned, words are cut after this many bytes: 256 Chinese characters. The three corpora have 226.
 LONGEST_WORD = 768
 
 

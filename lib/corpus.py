@@ -82,13 +82,13 @@ class Corpus:
             if self.tally[word] and not self.config.split:
                 print(f"{self.tally[word]:,} lines are {word}; --split='{word}' makes documents of them")
         if self.tally["without text"]:
-            print(f"skipped {self.tally['without text']:,} records without text")
+            print(f"skipped records without text: {self.tally['without text']:,}")
         if self.tally["half characters"]:
-            print(f"warning: {self.tally['half characters']:,} records hold half characters, which become �")
+            print(f"warning: records with half characters, which become �: {self.tally['half characters']:,}")
         for kind, paths in self.skipped.items():
             if paths:
                 names = ", ".join(one_line(path.name) for path in paths[:5])
-                print(f"skipped {len(paths):,} {kind}: {names}{', …' if len(paths) > 5 else ''}")
+                print(f"skipped {kind} ({len(paths):,}): {names}{', …' if len(paths) > 5 else ''}")
         print(f"{self.documents:,} documents, {self.characters:,} characters, {self.bytes / 1e6:.1f} MB as UTF-8")
         if self.val:
             print("and for validation:")

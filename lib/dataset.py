@@ -70,7 +70,7 @@ def describe_text(corpus) -> dict:
 def _text_settings(config):
     settings = {key: getattr(config, key) for key in ("encoding", "text_key", "split", "val_fraction")}
     paths = {key: getattr(config, key) for key in ("corpus", "val_corpus")}
-    return settings | {key: path and os.path.abspath(path) for key, path in paths.items()}
+    return settings | {key: path and str(Path(path).absolute()) for key, path in paths.items()}
 
 
 def check_text(config, given, meta):

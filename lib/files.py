@@ -167,17 +167,14 @@ def find_encoding(part, wanted):
 
     wanted: the encoding in the config, which is held to. Else it is UTF-8, if all of the part is, or what `guess` says.
     """
-    other = None
-    if wanted == "auto":
-        part = dataclasses.replace(part, encoding="utf-8")
-        if any("\0" in text or MARK in text for text in _decode(part)):
-            encoding, other = guess(list(_samples(part)))
-            if encoding is None:
-                raise UserError(f"{part.path}: not a text file (if it is one, say --encoding=NAME)")
-            part = dataclasses.replace(part, encoding=encoding)
-    else:
-        part = dataclasses.replace(part, encoding=wanted)
-    size, places, examples = _survey(part)
+    part, other = dataclasses.replace(part, encoding="utf-8" if wanted == "auto" else wanted), None
+    size, places, examples, has_zeros = _survey(part)
+    if wanted == "auto" and (places or has_zeros):
+        encoding, other = guess(list(_samples(part)))
+        if encoding is None:
+            raise UserError(f"{part.path}: not a text file (if it is one, say --encoding=NAME)")
+        part = dataclasses.replace(part, encoding=encoding)
+        size, places, examples, _ = _survey(part)
     if places > max(1, -(-size // 1000)):
         raise UserError(
             f"{part.path}: read as {part.encoding.upper()} it has {places:,} bad places in {size:,} characters, such as"
@@ -206,14 +203,15 @@ def _samples(part):
 
 
 def _survey(part):
-    """(characters of a part, places of damage, the first three of these with the text around them)."""
+    """(characters of a part, places of damage, the first three with the text around them, whether it has zeros)."""
     size = places = 0
-    examples = []
+    examples, has_zeros = [], False
     for text in _decode(part):
         size += len(text)
+        has_zeros = has_zeros or "\0" in text
         for found in DAMAGE.finditer(text) if MARK in text else ():
             places += 1
             if len(examples) < 3:
                 around = text[max(0, found.start() - 8) : found.end() + 8]
                 examples.append(f"“{one_line(DAMAGE.sub('�', around).strip())}”")
-    return size, places, examples
+    return size, places, examples, has_zeros

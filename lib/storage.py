@@ -20,6 +20,8 @@ def atomic_write(path, mode="wb"):
     what a killed process left behind is overwritten by the next one.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # A rename would put a file in the place of a device such as /dev/null.
+        raise UserError(f"{path} is a folder or a device; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

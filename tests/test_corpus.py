@@ -206,9 +206,9 @@ def test_a_folder_as_people_have_it(tmp_path, capsys):
     assert documents(c) == [*texts, "JSONL"]
     c.describe()
     out = capsys.readouterr().out
-    assert "skipped 4 hidden files: " in out and "._第2章.txt" in out
-    assert "skipped 3 files beside a tokenizer: merges.txt" in out
-    assert "skipped 2 files of other kinds: cover.png, 书.csv" in out
+    assert "skipped hidden files (4): " in out and "._第2章.txt" in out
+    assert "skipped files beside a tokenizer (3): merges.txt" in out
+    assert "skipped files of other kinds (2): cover.png, 书.csv" in out
 
 
 @pytest.mark.parametrize(

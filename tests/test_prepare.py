@@ -5,6 +5,7 @@ import pytest
 from tokenizers import models, pre_tokenizers
 
 import prepare
+import train
 import train_tokenizer
 from lib.dataset import read_meta
 from lib.storage import sha256
@@ -95,3 +96,28 @@ def test_a_failure_while_writing_leaves_the_old_files(book, monkeypatch):
     monkeypatch.setattr(prepare, "encode", broken)
     assert prepare.main(TINY) == 130
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_stale_tokens(home, fails, capsys):
+    """train.py says if its settings, or the text as it is now, are not what the tokens were made with."""
+    one, other = home / "a" / "input.txt", home / "b" / "input.txt"
+    for seed, path in enumerate((one, other)):
+        path.parent.mkdir()
+        path.write_text(make_text(600, seed), encoding="utf-8")
+    flags = [*[word for word in TINY if "dataset" not in word], "--max_steps=1", f"--corpus={one}"]
+    assert train_tokenizer.main(flags) == 0 and prepare.main(flags) == 0
+    assert train.main([*flags, "--overwrite"]) == 0
+    assert "has changed" not in capsys.readouterr().out
+    for words in ([f"--corpus={other}"], ["--val_fraction=0.2"], ["--split=line"]):
+        assert "run prepare.py" in fails(train.main, [*flags, "--overwrite", *words])
+    with open(one, "a", encoding="utf-8") as file:
+        file.write("却说玄德。\n")
+    assert train.main([*flags, "--overwrite"]) == 0
+    assert "has changed since" in capsys.readouterr().out
+    one.unlink()  # The tokens may be used without it, and with a copy elsewhere.
+    assert train.main([*flags, "--overwrite", f"--corpus={other}"]) == 0
+
+
+def test_flags_that_a_script_does_not_use_are_named(book, capsys):
+    assert prepare.main([*TINY, "--min_frequency=3"]) == 0
+    assert "does not use --min_frequency --n_layer" in capsys.readouterr().out

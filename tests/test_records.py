@@ -80,14 +80,14 @@ def test_records_without_text_are_skipped_and_counted(tmp_path, capsys):
     assert documents(path, lines(values)) == ["一", "二"]
     Corpus(Config(corpus=str(path))).describe()
     out = capsys.readouterr().out
-    assert "skipped 4 records without text" in out and "2 documents, 2 characters" in out
+    assert "skipped records without text: 4" in out and "2 documents, 2 characters" in out
 
 
 def test_half_characters_are_replaced_and_counted(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     assert documents(path, '{"text": "一\\ud800"}\n{"text": "\\ud83d\\ude00"}\n') == ["一�", "😀"]
     Corpus(Config(corpus=str(path))).describe()
-    assert "1 records hold half characters" in capsys.readouterr().out
+    assert "half characters, which become �: 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,22 @@ def test_bad_tokenizers(fails, book):
     with pytest.raises(UserError, match="eos_token '<eos>'"):
         special_ids(parse_tokenizer(good.replace("<eos>", "<end>"), path), Config(), path)
     assert "vocab_size" in fails(train_tokenizer.main, [*TINY, "--vocab_size=200"], code=2)
+
+
+def test_the_vocabulary_can_be_read(book):
+    lines = (book / "data" / "book" / "bpe400" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    assert rows[0] == ["id", "token", "count"] and [int(row[0]) for row in rows[1:]] == list(range(400))
+    by_token = {token: int(count) for _, token, count in rows[1:]}
+    assert by_token["<eos>"] == 0 and by_token["'曹操'"] > 0
+    assert by_token[r"'。\n'"] > 0 and r"b'\xe4'" in by_token
+
+
+def test_learning_sees_no_word_without_end(tmp_path):
+    """Parts of a long word are learned, and the tokenizer that comes of it cuts text as it always did."""
+    tokenizer = train_tokenizer.new_tokenizer()
+    splits = tokenizer.to_str()
+    train_tokenizer.learn(tokenizer, ["哈" * 100_000, "ab" * 50_000, "—" * 50_000], Config(vocab_size=400))
+    lengths = [len(piece) for piece in token_bytes(tokenizer)]
+    assert max(lengths) == 768
+    assert json.loads(tokenizer.to_str())["pre_tokenizer"] == json.loads(splits)["pre_tokenizer"]
