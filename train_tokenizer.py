@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from config import TRAINING_KEYS, load_config, say_unused
 from lib.corpus import Corpus
+from lib.dataset import say_what_is_replaced
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.storage import atomic_write, flush_to_disk, lock_folder
 from lib.tokenizer import SPECIAL_TOKENS, encode_texts, is_chinese, parse_tokenizer, readable, token_bytes
@@ -173,6 +174,7 @@ def main(argv=None):
         raise UserError(f"init_from: {config.init_from} brings its own tokenizer; go on with prepare.py")
     corpus = Corpus(config)
     corpus.describe()
+    say_what_is_replaced(config)
     with lock_folder(config.tokens_dir):
         sample, held_out = sample_corpus(corpus)
         size = sum(len(text.encode()) for text in sample)

@@ -73,6 +73,14 @@ def _text_settings(config):
     return settings | {key: path and str(Path(path).absolute()) for key, path in paths.items()}
 
 
+def say_what_is_replaced(config):
+    """Warn if a new tokenizer takes the place of another text's, of which the tokens and runs become useless."""
+    with contextlib.suppress(UserError, AttributeError):
+        corpus = read_json(config.tokens_dir / "meta.json", HINT).get("settings", {}).get("corpus")
+        if corpus and corpus != _text_settings(config)["corpus"]:
+            print(f"warning: this replaces the tokenizer of {corpus}; --dataset=NAME keeps both")
+
+
 def check_text(config, given, meta):
     """Refuse settings of the text with which the tokens were not made, and say if the text has changed since then.
 

@@ -110,6 +110,9 @@ def test_stale_tokens(home, fails, capsys):
     assert "has changed" not in capsys.readouterr().out
     for words in ([f"--corpus={other}"], ["--val_fraction=0.2"], ["--split=line"]):
         assert "run prepare.py" in fails(train.main, [*flags, "--overwrite", *words])
+    assert train_tokenizer.main([*flags, f"--corpus={other}"]) == 0
+    assert f"replaces the tokenizer of {one}" in capsys.readouterr().out
+    assert train_tokenizer.main(flags) == 0
     with open(one, "a", encoding="utf-8") as file:
         file.write("却说玄德。\n")
     assert train.main([*flags, "--overwrite"]) == 0
