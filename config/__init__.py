@@ -144,7 +144,6 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-
 TRAINING_KEYS = list(FIELDS)[list(FIELDS).index("n_layer") : list(FIELDS).index("run")]
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 _KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}

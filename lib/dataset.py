@@ -59,9 +59,9 @@ def _belongs_to(meta, n):
 def describe_text(corpus) -> dict:
     """What meta.json says of the text: its files as they are now, and the settings that shape the tokens."""
     sources = []
-    for part_of in (corpus, corpus.val) if corpus.val else (corpus,):
-        for part in part_of.parts:
-            stat = part_of.files[part.path]
+    for text in (corpus, corpus.val) if corpus.val else (corpus,):
+        for part in text.parts:
+            stat = text.files[part.path]
             size = {"bytes": stat.st_size, "modified": stat.st_mtime}
             sources.append({"file": str(part.path.resolve()), "encoding": part.encoding} | size)
     return {"sources": sources, "settings": _text_settings(corpus.config)}
@@ -87,11 +87,12 @@ def check_text(config, given, meta):
     given: {key: where the user has set it}. Raises UserError.
     """
     settings = _text_settings(config)
-    for key, made_with in ((key, meta["settings"].get(key, value)) for key, value in settings.items()):
+    for key, setting in settings.items():
+        made_with = meta["settings"].get(key, setting)  # Older versions did not write it.
         is_moved = key in ("corpus", "val_corpus") and made_with and not Path(made_with).exists()
-        if key in given and settings[key] != made_with and not is_moved:
+        if key in given and setting != made_with and not is_moved:
             raise UserError(
-                f"{given[key]}: {settings[key]!r}, but the tokens in {config.tokens_dir} were made with {made_with!r};"
+                f"{given[key]}: {setting!r}, but the tokens in {config.tokens_dir} were made with {made_with!r};"
                 " run prepare.py with the same flags, or name another --dataset"
             )
     for name, known in meta["sources"].items():
@@ -156,9 +157,9 @@ def _read_one_meta(path) -> dict:
         sound = all(type(number) is int and number > 0 for number in numbers) and all(type(t) is str for t in texts)
         sound = sound and meta["dtype"] in ("uint16", "uint32") and 0 <= meta["unigram_entropy"] < 100
         sound = sound and path.name == f"meta{shard_suffix(k, n)}.json"
-        settings = {key: value for key, value in meta.get("settings", {}).items() if type(value) in (str, float)}
-        sound = sound and all((type(value) is float) == (key == "val_fraction") for key, value in settings.items())
-        sources = {s["file"]: (s["bytes"], s["modified"]) for s in meta["sources"] if "bytes" in s}  # not in old ones
+        settings = meta.get("settings", {})  # Older versions wrote none, nor the sizes of the sources.
+        sound = sound and all(type(v) is (float if key == "val_fraction" else str) for key, v in settings.items())
+        sources = {s["file"]: (s["bytes"], s["modified"]) for s in meta["sources"] if "bytes" in s}
         if not sound or (n > 1 and (len(counts) != meta["vocab_size"] or counts.min() < 0)):
             raise ValueError
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):

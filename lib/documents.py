@@ -11,7 +11,7 @@ from lib.records import read_values, to_text
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>", "[SEP]")  # in texts for other tools
 
 # In characters.
-LONGEST_LINE = 1 << 16  # A longer line is cut into parts, since BPE takes hours over a word without end.
+LONGEST_LINE = 1 << 16  # A longer line is cut into parts, so that memory stays flat.
 CUT = 1 << 12  # the size of these parts
 LONGEST_SEPARATOR = 1 << 12
 

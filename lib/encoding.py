@@ -10,6 +10,7 @@ import sys
 from lib.errors import UserError
 
 MARK = "\udcff"  # stands for bytes that are no character; no text holds it
+DAMAGE = re.compile(f"{MARK}+")
 BYTE_ORDER_MARKS = {  # that of UTF-32 first, since it may begin as that of UTF-16 does
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -124,7 +125,7 @@ def decode(data: bytes, where: str) -> str:
     encoding, other = guess([data])
     if encoding is None:
         raise UserError(f"{where} is no text; if it is, save it as UTF-8")
-    text, damage = re.subn(f"{MARK}+", "�", data.decode(encoding, "mark").replace("\ufeff", ""))
+    text, damage = DAMAGE.subn("�", data.decode(encoding, "mark").replace("\ufeff", ""))
     notes = [] if encoding.startswith("utf-8") else [f"read as {encoding}"]
     if other:
         notes.append(f"it may be {other}; save it as UTF-8 to be sure")

@@ -6,14 +6,13 @@ import json
 import re
 from pathlib import Path
 
-from lib.encoding import MARK, guess
+from lib.encoding import DAMAGE, MARK, guess
 from lib.errors import UserError, one_line
 
 TEXTS, RECORDS = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson")
 TABLES = {".parquet": "parquet", ".csv": "csv", ".tsv": "table"}  # and what reads them in pandas
 PIECE = 1 << 16  # characters read at a time
 SAMPLE, N_SAMPLES = 1 << 16, 16  # bytes that an encoding is guessed from, and places they are taken from
-DAMAGE = re.compile(f"{MARK}+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,9 @@ def find_files(config):
             raise UserError(f"{place}: {problem}")
         return [place], {}
     files, hidden, tokens, others = [], [], [], []
-    made = {path.parent for path in place.rglob("tokenizer.json")}  # by train_tokenizer.py, inside the folder
-    for path in sorted((p for p in place.rglob("*") if p.is_file()), key=_as_people_count):
+    paths = sorted((path for path in place.rglob("*") if path.is_file()), key=_as_people_count)
+    made = {path.parent for path in paths if path.name == "tokenizer.json"}  # by train_tokenizer.py, inside the folder
+    for path in paths:
         is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(place).parts)
         (hidden if is_hidden else tokens if path.parent in made else others if _why_not(path) else files).append(path)
     if not files:

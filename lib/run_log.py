@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from lib.errors import UserError, one_line
-from lib.runs import LOG, SAMPLES, find_run
+from lib.runs import LOG, SAMPLES, find_run, run_name
 from lib.storage import is_number, read_json, write_json, write_text
 
 HINT = "train the run again, or --resume it, to write it anew"
@@ -180,11 +180,6 @@ def useless_evaluations(records) -> int:
     """How many evaluations there are after the best one."""
     losses = [record["val_loss"] for record in records if "val_loss" in record]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
-
-
-def run_name(folder) -> str:
-    """The name of a run is that of its folder, whatever its files say: a folder may be renamed or copied."""
-    return one_line(folder.resolve().name)
 
 
 class Run:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import config
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 
 BEST, LATEST, LOG, SAMPLES = "best.pt", "ckpt.pt", "loss_log.json", "samples.md"
 
@@ -16,6 +16,11 @@ def add_run_argument(parser, help="a name under out/, a folder or a checkpoint [
     words = {"default": argparse.SUPPRESS, "metavar": "RUN"}
     group.add_argument("run", nargs="?", help=help, **words)
     group.add_argument("--run", "--run_name", help="the same, as a flag", **words)
+
+
+def run_name(folder) -> str:
+    """The name of a run is that of its folder, whatever its files say: a folder may be renamed or copied."""
+    return one_line(folder.resolve().name)
 
 
 def find_run(run, *names) -> Path:
