@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -50,7 +51,9 @@ def processes(tmp_path, monkeypatch):
         return train.main(argv)
 
     def call(world_size, *words, restarts=0):
-        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # that of torchrun
+        # The store, in place of torchrun's, begins after the forks, since a fork would copy the locks of its thread.
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
         children = []
         for rank in range(world_size):
             if pid := os.fork():
@@ -58,11 +61,14 @@ def processes(tmp_path, monkeypatch):
                 continue
             code = 99  # of a traceback
             try:
-                code = child(rank, world_size, [*FLAGS, *words], restarts, store.port)
+                code = child(rank, world_size, [*FLAGS, *words], restarts, port)
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(code)
+        _store = torch.distributed.TCPStore(
+            "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
         texts = (
             [(tmp_path / f"{name}{rank}").read_text(encoding="utf-8") for name in ("stdout", "stderr")]
