@@ -33,7 +33,7 @@ class Linear(nn.Linear):
         super().__init__(n_in, n_out, bias=False)
 
     def forward(self, x):
-        if ONEDNN and x.is_cpu and torch.is_inference_mode_enabled():
+        if ONEDNN and x.is_cpu and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
             return ONEDNN(x, self.weight, None, "none", [], "")
         return F.linear(x, self.weight)
 
@@ -45,13 +45,13 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 def apply_rope(x, cos, sin):
     """Rotate each pair x[i], x[i + D/2] by an angle that grows with the position (https://arxiv.org/abs/2104.09864).
 
-    x: (B, H, T, D); cos, sin: (T, D), the sine negative for the first half.
+    x: (B, T, H, D); cos, sin: (T, 1, D), the sine negative for the first half.
     """
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin)
 
 
 def attend(q, k, v, mask=None):
-    """Causal attention, (B, H, T, D). q: (B, H, T, D); k, v: (B, H_kv, T_kv, D); mask: (T, T_kv), if T < T_kv."""
+    """Attention, (B, H, T, D). q: (B, H, T, D); k, v: (B, H_kv, T_kv, D); mask: (T, T_kv), None for a causal one."""
     B, H, T, D = q.shape
     n_groups = B * k.size(1)
     if q.is_cpu and q.dtype == torch.bfloat16 and mask is None and k.size(2) == T:
@@ -60,9 +60,16 @@ def attend(q, k, v, mask=None):
         scores = (q * D**-0.5).reshape(n_groups, -1, D) @ k.reshape(n_groups, T, D).transpose(1, 2)
         weights = (scores.view(n_groups, -1, T, T) + future).softmax(dim=-1)
         return (weights.view(n_groups, -1, T) @ v.reshape(n_groups, T, D)).view(B, H, T, D)
+    if k.size(1) != H and q.is_cuda and (mask is not None or not has_flash_attention(q)):
+        # Of the fused kernels only flash attention knows grouped heads, and it knows no mask.
+        k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=k.size(1) != H
     )
+
+
+def has_flash_attention(x) -> bool:
+    return x.dtype != torch.float32 and torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 class Attention(nn.Module):
@@ -77,19 +84,16 @@ class Attention(nn.Module):
         self.proj = Linear(self.n_head * self.head_size, config.n_embd)
 
     def forward(self, x, cos, sin, cache=None):
-        """x: (B, T, C). cache: None, or (keys, values, start): this layer's, filled up to position `start`."""
+        """x: (B, T, C). cache: None, or (keys, values, positions, mask): this layer's, and where x belongs in it."""
         B, T, _ = x.shape
-        qkv = self.qkv(x).view(B, T, -1, self.head_size).transpose(1, 2)
-        q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+        qkv = self.qkv(x).view(B, T, -1, self.head_size)
+        q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
         cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
         q, k = apply_rope(self.q_norm(q), cos, sin), apply_rope(self.k_norm(k), cos, sin)
-        mask = None
+        q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None
         if cache is not None:
-            keys, values, start = cache
-            keys[:, :, start : start + T], values[:, :, start : start + T] = k, v
-            k, v = keys[:, :, : start + T], values[:, :, : start + T]
-            if start and T > 1:  # is_causal would align the queries with the first keys
-                mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+            keys, values, positions, mask = cache
+            k, v = keys.index_copy_(2, positions, k), values.index_copy_(2, positions, v)
         y = attend(q, k, v, mask)
         return self.proj(y.transpose(1, 2).reshape(B, T, -1))
 
@@ -129,7 +133,23 @@ class KVCache:
     def __init__(self, config, batch_size, device):
         shape = (config.n_layer, batch_size, config.n_kv_head, config.block_size, config.head_size)
         self.keys, self.values = torch.zeros(2, *shape, device=device)
-        self.length = 0
+        # A tensor, so that a CUDA graph does the same for every length.
+        self.length = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def append(self, n):
+        """Make room for n tokens. Returns their positions, (n,), and (keys, values, positions, mask) for each layer.
+
+        On a CPU these are of the tokens so far. Elsewhere they are of the whole block_size, masked, always one shape.
+        """
+        positions = self.length + torch.arange(n, device=self.length.device)
+        self.length += n
+        keys, values, mask = self.keys, self.values, None
+        if self.length.is_cpu:
+            length = self.length.item()
+            keys, values = keys[:, :, :, :length], values[:, :, :, :length]
+        if not self.length.is_cpu or 1 < n < length:
+            mask = torch.arange(keys.size(3), device=keys.device) <= positions[:, None]
+        return positions, [(k, v, positions, mask) for k, v in zip(keys, values, strict=True)]
 
 
 class GPT(nn.Module):
@@ -146,8 +166,9 @@ class GPT(nn.Module):
             self.lm_head.weight = self.embedding.weight
         frequency = config.rope_theta ** -(torch.arange(0, config.head_size, 2).float() / config.head_size)
         angle = torch.outer(torch.arange(config.block_size).float(), frequency)  # (T, D/2)
-        self.register_buffer("cos", torch.cat((angle.cos(), angle.cos()), dim=-1), persistent=False)
-        self.register_buffer("sin", torch.cat((-angle.sin(), angle.sin()), dim=-1), persistent=False)
+        cos, sin = torch.cat((angle.cos(), angle.cos()), dim=-1), torch.cat((-angle.sin(), angle.sin()), dim=-1)
+        self.register_buffer("cos", cos[:, None], persistent=False)  # (T, 1, D): the same for all heads
+        self.register_buffer("sin", sin[:, None], persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 # 2 * n_layer projections add to the residual stream. Scaled like this, their sum starts small.
@@ -156,14 +177,13 @@ class GPT(nn.Module):
 
     def hidden(self, idx, kv_cache=None):
         """The final normed state of each position, (B, T, C). idx: (B, T) token ids, T <= block_size."""
-        start = kv_cache.length if kv_cache else 0
-        end = start + idx.size(1)
-        cos, sin = self.cos[start:end], self.sin[start:end]
+        caches, positions = [None] * len(self.blocks), slice(idx.size(1))
+        if kv_cache is not None:
+            positions, caches = kv_cache.append(idx.size(1))
+        cos, sin = self.cos[positions], self.sin[positions]
         x = self.embedding(idx)
-        for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin, (kv_cache.keys[i], kv_cache.values[i], start) if kv_cache else None)
-        if kv_cache:
-            kv_cache.length = end
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block(x, cos, sin, cache)
         return self.norm(x)
 
     def forward(self, idx, targets=None, kv_cache=None):
@@ -194,11 +214,12 @@ class GPT(nn.Module):
         automaton=None,
         use_cache=True,
     ):
-        """Yield the next token of each sequence, (B,), max_new_tokens times.
+        """Yield the next token of each sequence, (B,) on the CPU, max_new_tokens times.
 
         idx: (B, T) token ids, T >= 1. The sampling parameters are those of `next_token`.
         automaton: None, or (allowed, next_state), two tables (states, vocab) that say which tokens may come in a
         state, and the state after each. It begins in state 0 (https://arxiv.org/abs/2307.09702).
+        FloatingPointError if the logits are not finite.
 
         The window slides in leaps: when it is full, its last half moves to the front, and the cache is
         computed anew from it, since dropping the oldest entries alone would leave keys and values that
@@ -207,81 +228,120 @@ class GPT(nn.Module):
         size = self.config.block_size
         generator = torch.Generator(idx.device)
         generator.manual_seed(seed) if seed is not None else generator.seed()
-        seen = torch.zeros(idx.size(0), self.embedding.num_embeddings, dtype=torch.bool, device=idx.device)
-        seen.scatter_(1, idx, True)
-        state = torch.zeros_like(idx[:, 0])
-        window, cache = idx[:, -size:], None
-        for _ in range(max_new_tokens):
-            if window.size(1) > size:
-                window, cache = window[:, -(size // 2) :], None
-            if not use_cache:
-                logits = self(window)
-            elif cache is None:
-                cache = KVCache(self.config, idx.size(0), idx.device)
-                logits = self(window, kv_cache=cache)
+        cache = KVCache(self.config, len(idx), idx.device) if use_cache else None
+        seen = None
+        if repetition_penalty != 1:
+            seen = torch.zeros(len(idx), self.embedding.num_embeddings, dtype=torch.bool, device=idx.device)
+            seen.scatter_(1, idx, True)
+        # What changes from token to token stays in its place: a CUDA graph knows tensors by their addresses.
+        token, state = torch.zeros_like(idx[:, :1]), torch.zeros_like(idx[:, 0])
+        healthy = torch.ones((), dtype=torch.bool, device=idx.device)
+
+        def step(tokens):
+            """Choose `token`, which follows the tokens that are in the cache and these."""
+            logits = self(tokens, kv_cache=cache)
+            if automaton:
+                logits = logits.where(automaton[0][state], -torch.inf)
+            chosen, finite = next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator)
+            token.copy_(chosen[:, None])
+            healthy.logical_and_(finite)
+            if automaton:
+                state.copy_(automaton[1][state, chosen])
+            if seen is not None:
+                seen.scatter_(1, token, True)
+
+        window, recent, unread, graph = idx[:, -size:], [], [], None
+        for i in range(max_new_tokens):
+            full = window.size(1) + len(recent) > size
+            if i == 0 or full or not use_cache:
+                window, recent = torch.cat((window, *recent), dim=1)[:, -(size // 2) if full else 0 :], []
+                if use_cache:
+                    cache.length.zero_()
+                step(window)
+            elif graph:
+                graph.replay()
             else:
-                logits = self(window[:, -1:], kv_cache=cache)
-            if automaton:
-                allowed, next_state = automaton
-                logits = logits.where(allowed[state], -torch.inf)
-            token = next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator)
-            if automaton:
-                state = next_state[state, token]
-            seen.scatter_(1, token[:, None], True)
-            window = torch.cat((window, token[:, None]), dim=1)
-            yield token
+                step(token)
+                graph = capture(step, token, generator) if idx.is_cuda else None
+            recent.append(token.clone())
+            unread.append(recent[-1][:, 0])
+            if idx.is_cpu or len(unread) == UNREAD or i == max_new_tokens - 1:
+                if not healthy:
+                    raise FloatingPointError(
+                        "the logits are not finite: the weights are damaged, or repetition_penalty is extreme"
+                    )
+                yield from torch.stack(unread).cpu()
+                unread = []
 
     def generate(self, idx, max_new_tokens, eos=None, **sampling):
         """Continue token ids, (B, T) in, (B, T + new) out.
 
         eos: the token that ends a sequence; what follows it is eos too. sampling: see `stream`.
         """
-        ended = torch.zeros(idx.size(0), dtype=torch.bool, device=idx.device)
+        ended, new = torch.zeros(len(idx), dtype=torch.bool), []
         for token in self.stream(idx, max_new_tokens, **sampling):
             if eos is not None:
                 token = token.masked_fill(ended, eos)
                 ended |= token == eos
-            idx = torch.cat((idx, token[:, None]), dim=1)
+            new.append(token)
             if ended.all():
                 break
-        return idx
+        return torch.cat((idx, torch.stack(new, dim=1).to(idx.device)), dim=1) if new else idx
+
+
+# A GPU writes so many tokens before it waits for the host to read them.
+UNREAD = 32
+
+
+def capture(step, token, generator):
+    """A step as a CUDA graph: the host launches its hundred kernels as one."""
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        step(token)
+    return graph
 
 
 def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator=None):
-    """Draw the next token of each sequence, (B,).
+    """Draw the next token of each sequence. Returns them, (B,), and whether all logits were finite.
 
-    logits: (B, vocab). seen: (B, vocab), the tokens that repetition_penalty (https://arxiv.org/abs/1909.05858)
+    logits: (B, vocab). seen: (B, vocab) or None, the tokens that repetition_penalty (https://arxiv.org/abs/1909.05858)
     makes less likely. temperature: 0 takes the most likely token. Of the others, those are kept that are among
     the top_k most likely (0: all), among the fewest that reach a probability of top_p together (nucleus,
     https://arxiv.org/abs/1904.09751), and at least min_p times as likely as the most likely one
-    (https://arxiv.org/abs/2407.01082). FloatingPointError if the logits are not finite.
+    (https://arxiv.org/abs/2407.01082). Nothing here waits for a GPU.
     """
     if repetition_penalty != 1:
         penalized = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
         logits = torch.where(seen, penalized, logits)
     highest = logits.amax(dim=-1, keepdim=True)
-    if not highest.isfinite().all():
-        raise FloatingPointError("the logits are not finite: the weights are damaged, or repetition_penalty is extreme")
+    finite = highest.isfinite().all()
     if temperature < 1e-5:
-        return logits.argmax(dim=-1)
+        return logits.argmax(dim=-1), finite
     logits = (logits - highest) / temperature
     if 0 < top_k < logits.size(-1):
-        kth = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    p = logits.softmax(dim=-1)
-    most = p.amax(dim=-1, keepdim=True)
-    enough = top_p if top_p < 1 else math.inf  # A sum of all can be just below 1.
-    # This needs no sorting. A token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
-    # If it does not belong, the less likely ones do not either, and the next draw is from the others.
-    token, outside = torch.zeros_like(highest, dtype=torch.int64), torch.ones_like(highest, dtype=torch.bool)
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    # Whole numbers have the same sum in any order. On a GPU the order changes from run to run.
+    weights = (logits.softmax(dim=-1) * ONE).long()
+    least = (weights.amax(dim=-1, keepdim=True) * min_p).ceil().long()
+    if top_p < 1:
+        least = least.maximum(least_of_nucleus(weights, math.ceil(top_p * ONE)))
+    cumulative = weights.where(weights >= least, 0).cumsum(dim=-1)
+    point = torch.randint(ONE, highest.shape, generator=generator, device=logits.device) * cumulative[:, -1:] // ONE
+    token = torch.searchsorted(cumulative, point, right=True)[:, 0]
+    return token.clamp(max=logits.size(-1) - 1), finite
+
+
+ONE = 1 << 30  # a probability of 1, as a whole number
+
+
+def least_of_nucleus(weights, enough):
+    """The weight of the least likely token among the fewest that weigh enough together, (B, 1). weights: (B, vocab)."""
+    n = min(512, weights.size(-1)) if weights.is_cpu else weights.size(-1)
     while True:
-        cumulative = p.cumsum(dim=-1)
-        point = torch.rand(highest.shape, generator=generator, device=p.device) * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, point, right=True)
-        token = torch.where(outside, drawn, token)
-        p_token = p.gather(1, token)
-        more_likely = p.where(p > p_token, 0).sum(dim=-1, keepdim=True)
-        outside = (p_token < most) & ((more_likely >= enough) | (p_token < min_p * most))
-        if not outside.any():
-            return token[:, 0]
-        p = p.masked_fill(outside & (p <= p_token), 0)
+        likely = weights.topk(n).values
+        cumulative = likely.cumsum(dim=-1)
+        # A CPU sorts a few at a time, which is faster. A GPU sorts all, since it would have to wait for the answer.
+        if n == weights.size(-1) or (cumulative[:, -1] >= enough).all():
+            return likely.where(cumulative - likely < enough, ONE).amin(dim=-1, keepdim=True)
+        n = min(4 * n, weights.size(-1))

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import math
 import shlex
+import time
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from lib.checkpoint import restore, save_checkpoint, say_what_changes, start_or_
 from lib.compilation import compile_model, should_compile
 from lib.dataset import check_text, read_meta
 from lib.device import hardware, pick_device, pick_precision, set_up
-from lib.errors import ArgumentParser, reports_errors
+from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.health import Health
 from lib.run_log import RunLog, format_time
 from lib.runs import BEST, LATEST
@@ -116,18 +117,19 @@ def evaluate(model, tokens, lengths, config, precision, stop=None) -> dict:
     """
     windows = np.array_split(tokens.windows(config.eval_tokens), distributed.world_size)[distributed.rank]
     _, micro_batch_size = distributed.local_batch_size(config)
-    nats, count, text = 0.0, 0, torch.zeros(2, dtype=torch.int64, device=lengths.device)
+    losses, counts, text = [], [], torch.zeros(2, dtype=torch.int64, device=lengths.device)
     model.eval()
     for first in range(0, len(windows), micro_batch_size):
         x, y = get_batch(tokens, windows[first : first + micro_batch_size])
         with precision.autocast:
-            nats += model(x, y).item() * y.numel()
-        count += y.numel()
+            losses.append(model(x, y))
+        counts.append(y.numel())
         text += lengths[:, y].sum(dim=(1, 2))
         if stop and stop.number:
             break
     model.train()
-    nats, count, n_bytes, n_characters = distributed.all_reduce([nats, count, *text.tolist()])
+    nats = np.dot(torch.stack(losses).tolist(), counts) if losses else 0.0  # A GPU is waited for once, here.
+    nats, count, n_bytes, n_characters = distributed.all_reduce([nats, sum(counts), *text.tolist()])
     loss, bits = nats / count, nats / math.log(2)
     return {
         "val_loss": loss,
@@ -184,8 +186,8 @@ def train_step(forward, optimizers, tokens, step, config, precision):
     # Step
     for optimizer in optimizers:
         precision.scaler.step(optimizer)
+        optimizer.zero_grad()
     precision.scaler.update()
-    forward.zero_grad(set_to_none=True)
     return loss, grad_norm
 
 
@@ -197,7 +199,9 @@ def make_forward(model, tokens, config, precision):
     if should_compile(model, tokens.device):
         _, micro_batch_size = distributed.local_batch_size(config)
         batch = get_batch(tokens, batch_offsets(config.seed, 0, micro_batch_size, tokens.n_offsets))
-        model = compile_model(model, *batch, precision.autocast)
+        # An accumulated gradient, and one that is exchanged, lives longer than until the next pass.
+        cuda_graphs = tokens.device.type == "cuda" and micro_batch_size == config.batch_size
+        model = compile_model(model, *batch, precision.autocast, cuda_graphs)
     return distributed.wrap(model)
 
 
@@ -251,6 +255,9 @@ def main(argv=None):
 
     # Model and optimizer
     precision = pick_precision(config.dtype, device)
+    if config.optimizer == "muon" and precision.scaler.is_enabled():
+        # The scaler skips a step of the optimizer that meets a NaN. The other one would write it into its weights.
+        raise UserError("optimizer muon does not work with dtype float16; use --dtype=float32 or --optimizer=adamw")
     set_up(device)
     torch.manual_seed(config.seed)
     n_rows = config.vocab_size if config.init_from else meta["vocab_size"]  # Published models have spare ones.
@@ -263,10 +270,14 @@ def main(argv=None):
     fits = plan.print_plan(config, meta, model, optimizers, precision, device)
     if args.plan:
         if distributed.all_reduce(int(fits), "min"):
+            start = time.perf_counter()
             forward = make_forward(model, train_tokens, config, precision)
+            compiling = time.perf_counter() - start
             n_eval = len(val_tokens.windows(config.eval_tokens)) * config.block_size
             step = functools.partial(train_step, forward, optimizers, train_tokens, config=config, precision=precision)
-            plan.measure(step, config, n_eval, device)
+            write_samples = functools.partial(continue_prompts, text_model, prompts)
+            state = {"model": model.state_dict(), "optimizer": [optimizer.state_dict() for optimizer in optimizers]}
+            plan.measure(step, write_samples, state, config, n_eval, compiling, device)
         return 0
 
     lock = lock_folder(config.run_dir) if distributed.is_main else contextlib.nullcontext()

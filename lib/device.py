@@ -38,16 +38,28 @@ def pick_device(name) -> torch.device:
     else:
         other = "cpu" if kind == "mps" else "cuda"
         raise UserError(f"device {name} is for one process; use --device={other}, or start without torchrun")
-    if device.index is None:
-        return device
-    gpus = torch.cuda.device_count()
-    if device.index >= gpus and distributed.is_torchrun:
-        processes = os.environ["LOCAL_WORLD_SIZE"]
-        raise UserError(f"{platform.node()} has {gpus} GPUs for {processes} processes; use --nproc_per_node={gpus}")
-    if device.index >= gpus:
-        raise UserError(f"device {name} is not available here: there are {gpus} GPUs, the first is cuda:0")
-    torch.cuda.set_device(device)
+    if device.type == "cuda":
+        use_gpu(device)
     return device
+
+
+def use_gpu(device):
+    """Make this GPU the one that torch uses. Raises UserError if it is not there, or too old for this torch."""
+    gpus = torch.cuda.device_count()
+    if device.index is not None:
+        if device.index >= gpus and distributed.is_torchrun:
+            processes = os.environ["LOCAL_WORLD_SIZE"]
+            raise UserError(f"{platform.node()} has {gpus} GPUs for {processes} processes; use --nproc_per_node={gpus}")
+        if device.index >= gpus:
+            raise UserError(f"device {device} is not available here: there are {gpus} GPUs, the first is cuda:0")
+        torch.cuda.set_device(device)
+    known = [int(arch.removeprefix("sm_")) for arch in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", arch)]
+    major, minor = torch.cuda.get_device_capability(device)
+    if known and 10 * major + minor < min(known):
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, and torch"
+            f" {torch.__version__} needs {min(known) / 10} or newer; use --device=cpu, or an older torch"
+        )
 
 
 def pick_precision(name, device) -> Precision:
@@ -110,6 +122,12 @@ def free_memory(device) -> int:
             free = min(free, int(limit))
         return free
     return 0
+
+
+def format_bytes(size) -> str:
+    if size < 1e9:
+        return f"{size / 1e6:,.0f} MB"
+    return f"{size / 1e9:,.{1 if size < 1e10 else 0}f} GB"
 
 
 def peak_memory(device) -> tuple[int, str]:

@@ -2,24 +2,21 @@
 
 import math
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from lib import distributed
+from lib.checkpoint import save_checkpoint
 from lib.compilation import should_compile
-from lib.device import device_name, free_memory, peak_memory
+from lib.device import device_name, format_bytes, free_memory, peak_memory
 from lib.run_log import format_time
 
 
 def format_number(x) -> str:
     return f"{x:,.1f}" if x >= 1 else f"{x:.2g}"
-
-
-def format_bytes(size) -> str:
-    if size < 1e9:
-        return f"{size / 1e6:,.0f} MB"
-    return f"{size / 1e9:,.{1 if size < 1e10 else 0}f} GB"
 
 
 def parts_of(model) -> dict:
@@ -99,7 +96,7 @@ def print_plan(config, meta, model, optimizers, precision, device) -> bool:
     )
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
-    return print_memory(config, MemoryEstimate(model, optimizers, precision), device)
+    return print_memory(config, MemoryEstimate(model, optimizers, precision), device, should_compile(model, device))
 
 
 def meaning(epochs, ratio) -> list[str]:
@@ -122,16 +119,21 @@ def meaning(epochs, ratio) -> list[str]:
     return [*lines, f"{n} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
 
 
-def print_memory(config, estimate, device) -> bool:
-    """How much memory is needed and, if there is less, what to change. Returns whether it seems to fit."""
+def print_memory(config, estimate, device, compiled) -> bool:
+    """How much memory is needed and, if there is less, what to change. Returns whether it seems to fit.
+
+    On a GPU a compiled model needs less than is estimated here. How much, its first step shows.
+    """
+    measured = compiled and device.type == "cuda"
     local, micro = distributed.local_batch_size(config)
     needed, free = estimate.needed(micro), free_memory(device)
     print(
-        f"memory      about {format_bytes(needed)}: {format_bytes(estimate.fixed)} for the parameters,"
+        f"memory      {'at most' if measured else 'about'} {format_bytes(needed)}:"
+        f" {format_bytes(estimate.fixed)} for the parameters,"
         f" {micro} times {format_bytes(estimate.sequence)} for a sequence"
         + (f"; {format_bytes(free)} are free" if free else "")
     )
-    if not free or needed < free:
+    if measured or not free or needed < free:
         return True
     room = 0.9 * free  # A part of what is free may be in use by the time that it is needed.
     fits = next((n for n in range(micro - 1, 0, -1) if local % n == 0 and estimate.needed(n) < room), 0)
@@ -148,11 +150,12 @@ def print_memory(config, estimate, device) -> bool:
     return False
 
 
-def measure(train_step, config, eval_tokens, device):
+def measure(train_step, write_samples, state, config, eval_tokens, compiling, device):
     """Make a few training steps and print what the run will take.
 
-    train_step: of train.py, but for the number of the step. An evaluation is counted as a third of the time that as
-    many tokens take in training, since it has no backward pass.
+    train_step: of train.py, but for the number of the step. write_samples: what follows an evaluation. state: what a
+    checkpoint holds. compiling: the seconds that it took. An evaluation is counted as a third of the time that as many
+    tokens take in training, since it has no backward pass.
     """
     times = []
     while len(times) < config.max_steps and (len(times) < 5 or distributed.all_reduce(sum(times), "max") < 5):
@@ -163,10 +166,28 @@ def measure(train_step, config, eval_tokens, device):
     step_seconds = statistics.median(times[2:] or times)
     step_tokens = config.batch_size * config.block_size
     eval_seconds = step_seconds * eval_tokens / step_tokens / 3
-    total = config.max_steps * step_seconds + (config.max_steps // config.eval_interval + 1) * eval_seconds
+    start = time.perf_counter()
+    write_samples()
+    sample_seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory(dir=config.tokens_dir) as folder:  # out/ may not be there yet.
+        start = time.perf_counter()
+        save_checkpoint(Path(folder) / "ckpt.pt", state)
+        save_seconds = time.perf_counter() - start
+    n_evaluations = config.max_steps // config.eval_interval + 1
+    parts = {
+        "compiling": compiling,
+        "steps": config.max_steps * step_seconds,
+        "evaluations": n_evaluations * eval_seconds,
+        "samples": n_evaluations * sample_seconds,
+        "checkpoints": n_evaluations * save_seconds,
+    }
+    total = sum(parts.values())
     print(
         f"time        {1000 * step_seconds:,.1f} ms a step, {step_tokens / step_seconds:,.0f} tokens a second;"
-        f" about {format_time(total)} to the end"
+        f" about {format_time(total)} to the end:"
+    )
+    print(
+        "            " + ", ".join(f"{format_time(seconds)} {part}" for part, seconds in parts.items() if seconds > 0.5)
     )
     peak, whose = peak_memory(device)
     if peak:

@@ -24,6 +24,13 @@ hypothesis.settings.load_profile("any machine")
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
+
+def pytest_configure(config):
+    """What is not marked gpu compares exactly, which holds on a CPU only."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 SCRIPTS = Path(config.__file__).parent.parent
 WORDS = [
     "曹操",
@@ -66,6 +73,7 @@ TINY = [
     "--learning_rate=1e-2",
     "--min_lr=1e-3",
     "--log_interval=1",
+    "--device=cpu",
     "--dtype=float32",  # the same figures on every CPU
     "--run=run",
     "--prompts=",  # sampling takes time
@@ -164,6 +172,22 @@ def fails(capsys):
         return error
 
     return call
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Call it to pretend that so many GPUs are here; it returns the list of those that are chosen from now on."""
+
+    def pretend(n, capability=(9, 0)):
+        chosen = []
+        answers = {"is_available": True, "device_count": n, "set_device": None, "get_arch_list": ["sm_75", "sm_90"]}
+        answers |= {"get_device_capability": capability, "get_device_name": "Old card"}
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        return chosen
+
+    return pretend
 
 
 def at_step(monkeypatch, wanted, action):

@@ -78,17 +78,21 @@ def test_torchrun_leaves_the_flags_alone():
         assert get_args_parser().parse_args(["--standalone", "train.py", *words]).training_script_args == words
 
 
-def test_one_gpu_of_several(monkeypatch):
-    chosen = []
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+def test_one_gpu_of_several(monkeypatch, gpus):
+    chosen = gpus(2)
     assert pick_device("cuda:1") == torch.device("cuda", 1) and chosen == [torch.device("cuda", 1)]
     with pytest.raises(UserError, match="cuda:2 is not available here: there are 2 GPUs"):
         pick_device("cuda:2")
     monkeypatch.setattr("lib.distributed.is_torchrun", True)
     with pytest.raises(UserError, match="--device=cuda"):
         pick_device("cuda:1")
+
+
+def test_a_gpu_that_is_too_old(gpus):
+    gpus(1, capability=(6, 1))
+    for name in ("auto", "cuda", "cuda:0"):
+        with pytest.raises(UserError, match=r"Old card has compute capability 6\.1, .* needs 7\.5 .* --device=cpu"):
+            pick_device(name)
 
 
 # --- another Python

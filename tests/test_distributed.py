@@ -229,13 +229,10 @@ def test_the_batch_is_shared_evenly(home, fails, monkeypatch):
         assert distributed.local_batch_size(settings) == (share, micro or share)
 
 
-def test_a_gpu_for_each_process(monkeypatch):
+def test_a_gpu_for_each_process(monkeypatch, gpus):
     monkeypatch.setattr(distributed, "is_torchrun", True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    chosen = gpus(2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert [device.pick_device(name).type for name in ("cpu", "cuda", "auto")] == ["cpu", "cuda", "cuda"]
