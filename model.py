@@ -87,10 +87,13 @@ class Attention(nn.Module):
         """x: (B, T, C). cache: None, or (keys, values, positions, mask): this layer's, and where x belongs in it."""
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, -1, self.head_size)
-        q, k, v = qkv.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
-        cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
-        q, k = apply_rope(self.q_norm(q), cos, sin), apply_rope(self.k_norm(k), cos, sin)
-        q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None
+        qk, v = qkv.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        # One call norms and turns the heads of q and k. Each call costs as much as what it computes for one token.
+        weight = torch.cat((self.q_norm.weight.expand(self.n_head, -1), self.k_norm.weight.expand(self.n_kv_head, -1)))
+        qk = F.rms_norm(qk, (self.head_size,), eps=self.q_norm.eps) * weight.to(qk.dtype)
+        qk = apply_rope(qk, cos.to(qk.dtype), sin.to(qk.dtype)).transpose(1, 2)
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=1)
+        v, mask = v.transpose(1, 2), None
         if cache is not None:
             keys, values, positions, mask = cache
             k, v = keys.index_copy_(2, positions, k), values.index_copy_(2, positions, v)
@@ -321,27 +324,31 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
     logits = (logits - highest) / temperature
     if 0 < top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    # Whole numbers have the same sum in any order. On a GPU the order changes from run to run.
-    weights = (logits.softmax(dim=-1) * ONE).long()
-    least = (weights.amax(dim=-1, keepdim=True) * min_p).ceil().long()
+    p = logits.softmax(dim=-1)
+    least = p.amax(dim=-1, keepdim=True) * min_p
     if top_p < 1:
-        least = least.maximum(least_of_nucleus(weights, math.ceil(top_p * ONE)))
-    cumulative = weights.where(weights >= least, 0).cumsum(dim=-1)
-    point = torch.randint(ONE, highest.shape, generator=generator, device=logits.device) * cumulative[:, -1:] // ONE
+        least = least.maximum(least_of_nucleus(p, top_p))
+    cumulative = whole(p.where(p >= least, 0)).cumsum(dim=-1)
+    point = torch.randint(ONE, highest.shape, generator=generator, device=p.device) * cumulative[:, -1:] // ONE
     token = torch.searchsorted(cumulative, point, right=True)[:, 0]
-    return token.clamp(max=logits.size(-1) - 1), finite
+    return token.clamp(max=p.size(-1) - 1), finite
 
 
-ONE = 1 << 30  # a probability of 1, as a whole number
+# Whole numbers have the same sum in any order. On a GPU the order changes from run to run.
+ONE = 1 << 30
 
 
-def least_of_nucleus(weights, enough):
-    """The weight of the least likely token among the fewest that weigh enough together, (B, 1). weights: (B, vocab)."""
-    n = min(512, weights.size(-1)) if weights.is_cpu else weights.size(-1)
+def whole(p):
+    return (p * ONE).long()
+
+
+def least_of_nucleus(p, top_p):
+    """The probability of the least likely token among the fewest that reach top_p together, (B, 1). p: (B, vocab)."""
+    n = min(512, p.size(-1)) if p.is_cpu else p.size(-1)
     while True:
-        likely = weights.topk(n).values
-        cumulative = likely.cumsum(dim=-1)
+        likely = p.topk(n).values
+        cumulative, enough = whole(likely).cumsum(dim=-1), math.ceil(top_p * ONE)
         # A CPU sorts a few at a time, which is faster. A GPU sorts all, since it would have to wait for the answer.
-        if n == weights.size(-1) or (cumulative[:, -1] >= enough).all():
-            return likely.where(cumulative - likely < enough, ONE).amin(dim=-1, keepdim=True)
-        n = min(4 * n, weights.size(-1))
+        if n == p.size(-1) or (cumulative[:, -1] >= enough).all():
+            return likely.where(cumulative - whole(likely) < enough, 1).amin(dim=-1, keepdim=True)
+        n = p.size(-1)

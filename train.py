@@ -10,7 +10,8 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops, as do SIGTERM and a closed terminal; --resume goes on as if nothing had happened.
 """
 
-import lib.environment  # noqa: F401  It says which of the others is not installed.
+import lib.environment
+import lib.short_waits  # noqa: F401
 
 # isort: split
 import contextlib

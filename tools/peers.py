@@ -85,9 +85,9 @@ def sampling_speeds(folder, c, vocab_size, rounds):
     text_model = TextModel(ours, parse_tokenizer(text, c.tokens_dir), c.tokens_dir)
     nanogpt = nanogpt_model(folder, c, vocab_size)
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = {"tokenizer": text, "step": 0}
+        checkpoint = {"tokenizer": text, "step": 0, "tokens": 0}
         write_hf(Path(scratch), text_model, checkpoint, "f32", Path(scratch))
-        write_gguf(Path(scratch) / "model.gguf", text_model, "f32")
+        write_gguf(Path(scratch) / "model.gguf", text_model, "f32", "peer")
         theirs = AutoModelForCausalLM.from_pretrained(scratch).eval()
         threads = torch.get_num_threads()
         llama = Llama(str(Path(scratch) / "model.gguf"), n_ctx=c.block_size, n_threads=threads, verbose=False)

@@ -1,0 +1,1 @@
+import lib.short_waits  # noqa: F401
