@@ -129,7 +129,7 @@ def evaluate(model, tokens, lengths, config, precision, stop=None) -> dict:
         if stop and stop.number:
             break
     model.train()
-    nats = np.dot(torch.stack(losses).tolist(), counts) if losses else 0.0  # A GPU is waited for once, here.
+    nats = float(np.dot(torch.stack(losses).tolist(), counts)) if losses else 0.0  # A GPU is waited for once, here.
     nats, count, n_bytes, n_characters = distributed.all_reduce([nats, sum(counts), *text.tolist()])
     loss, bits = nats / count, nats / math.log(2)
     return {

@@ -14,5 +14,5 @@ embedding_lr = 1e-2
 min_lr = 1e-4
 warmup_steps = 1000
 grad_clip = 1.0
-eval_interval = 250
+eval_interval = 500
 eval_tokens = 500_000

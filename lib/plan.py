@@ -184,11 +184,9 @@ def measure(train_step, write_samples, state, config, eval_tokens, compiling, de
     total = sum(parts.values())
     print(
         f"time        {1000 * step_seconds:,.1f} ms a step, {step_tokens / step_seconds:,.0f} tokens a second;"
-        f" about {format_time(total)} to the end:"
+        f" about {format_time(total)} to the end"
     )
-    print(
-        "            " + ", ".join(f"{format_time(seconds)} {part}" for part, seconds in parts.items() if seconds > 0.5)
-    )
+    print("            of it " + ", ".join(f"{format_time(seconds)} {part}" for part, seconds in parts.items()))
     peak, whose = peak_memory(device)
     if peak:
         print(f"memory      {format_bytes(peak)} used at most, {whose}")

@@ -50,3 +50,11 @@ def test_only_long_runs_are_compiled_on_a_cpu():
     for path, expected in (("config/tiny.py", False), ("config/small.py", True)):
         config, _ = load_config([path], ArgumentParser())
         assert should_compile(GPT(config, 4000), torch.device("cpu")) == expected
+
+
+def test_beside_busy_processes(clone, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "ROOT", clone)
+    bench.measure_beside_others(bench.Table(), TINY, n_steps=12, rounds=1)
+    out = capsys.readouterr().out
+    assert [line.split(":")[0] for line in out.splitlines()] == [f"{n} busy" for n in range(3) for _ in range(4)]
+    assert out.count("train.py is") == 9 and not (clone / "out" / "bench").exists()

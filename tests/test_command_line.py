@@ -95,6 +95,17 @@ def test_a_gpu_that_is_too_old(gpus):
             pick_device(name)
 
 
+@pytest.mark.parametrize(
+    "settings, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_wait_shortly_unless_the_user_has_said(settings, expected):
+    code = "import os, sys, lib.short_waits as _; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", code]
+    found = subprocess.check_output(command, cwd=SCRIPTS, env=environment | settings, encoding="utf-8")
+    assert found.split() == [expected, "False"]
+
+
 # --- another Python
 
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -155,7 +156,7 @@ def draw(p, n=4000, seen=(), **sampling):
     mask = torch.zeros(n, len(p), dtype=torch.bool)
     mask[:, list(seen)] = True
     settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0} | sampling
-    tokens = next_token(logits, mask, **settings, generator=torch.Generator().manual_seed(0))
+    tokens, _ = next_token(logits, mask, **settings, generator=torch.Generator().manual_seed(0))
     return (tokens.bincount(minlength=len(p)) / n).tolist()
 
 
@@ -210,6 +211,58 @@ def test_attention_in_bfloat16_is_that_of_torch(T, n_kv_head):
     pairs = (torch.autograd.grad(y, (q, k, v), grad) for y in (ours, theirs))
     for a, b in zip(*pairs, strict=True):
         assert torch.allclose(a.float(), b.float(), atol=0.1)
+
+
+# --- what a GPU would do, without one
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_the_model_is_one_graph(dtype):
+    model, idx = make().train(), torch.randint(101, (2, 16))
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        torch.compile(model, backend="aot_eager", fullgraph=True)(idx, idx).backward()
+    assert model.embedding.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0}, {}, {"top_p": 1.0, "min_p": 0.1}, {"top_k": 5}, {"repetition_penalty": 1.2}],
+    ids=str,
+)
+def test_no_token_makes_a_gpu_wait(settings):
+    """A tensor on the device meta has no numbers. Whoever asks for one, as for whether a loop is over, fails."""
+    settings = {"temperature": 0.8, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0} | settings
+    model = make(2000).to("meta")
+    with torch.inference_mode():
+        cache = KVCache(model.config, 3, "meta")
+        for n in (5, 1, 1):
+            logits = model(torch.ones(3, n, dtype=torch.int64, device="meta"), kv_cache=cache)
+            token, _ = next_token(logits, torch.ones(3, 2000, dtype=torch.bool, device="meta"), **settings)
+        with pytest.raises(NotImplementedError):
+            token.tolist()
+
+
+@pytest.mark.parametrize(
+    "dtype, capability, masked, grouped",
+    [
+        (torch.bfloat16, (9, 0), False, True),
+        (torch.bfloat16, (9, 0), True, False),
+        (torch.float16, (7, 5), False, False),
+        (torch.float32, (9, 0), False, False),
+    ],
+)
+def test_heads_stay_grouped_where_flash_attention_is(monkeypatch, gpus, dtype, capability, masked, grouped):
+    gpus(1, capability)
+    heads = []
+    attention = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, *a, **b: heads.append(k.size(1)) or q)
+    with FakeTensorMode():
+        q, k, v = (torch.empty(3, n, 16, 8, dtype=dtype, device="cuda") for n in (4, 2, 2))
+        attend(q, k, v, torch.ones(16, 16, dtype=torch.bool, device="cuda") if masked else None)
+    assert heads == [2 if grouped else 4]
+    q, k, v = (torch.randn(3, n, 16, 8) for n in (4, 2, 2))
+    repeated = attention(q, k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1), is_causal=True)
+    torch.testing.assert_close(repeated, attention(q, k, v, is_causal=True, enable_gqa=True))
 
 
 # --- text

@@ -10,6 +10,7 @@ from lib.device import pick_precision
 from model import GPT
 from tests.conftest import TINY
 
+CPU = torch.device("cpu")
 SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 64}
 
 
@@ -17,6 +18,9 @@ def test_a_plan_measures_and_leaves_nothing_behind(book, capsys):
     assert train.main([*TINY, "--plan"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"time  .* ms a step, .* to the end\n", out) and "used at most" in out and "step 20" not in out
+    parts = re.search(r"of it (.*) compiling, (.*) steps, (.*) evaluations, (.*) samples, (.*) checkpoints\n", out)
+    assert all(re.fullmatch(r"\d+:\d\d", part) for part in parts.groups())
+    assert not [path for path in (book / "data" / "book").rglob("*") if path.name.startswith("tmp")]
     assert not (book / "out").exists()
 
 
@@ -50,7 +54,7 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
     """The estimate of one sequence, against what eight of them really keep."""
     config = Config(**SMALL)
     model = GPT(config, 300)
-    precision = pick_precision(dtype, torch.device("cpu"))
+    precision = pick_precision(dtype, CPU)
     estimate = plan.MemoryEstimate(model, train.make_optimizers(model, config), precision)
     kept, weights = {}, {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
@@ -70,10 +74,9 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
 def advice(monkeypatch, capsys, free, **changes):
     config = Config(**SMALL | {"batch_size": 64} | changes)
     model = GPT(config, 300)
-    cpu = torch.device("cpu")
-    estimate = plan.MemoryEstimate(model, train.make_optimizers(model, config), pick_precision("float32", cpu))
+    estimate = plan.MemoryEstimate(model, train.make_optimizers(model, config), pick_precision("float32", CPU))
     monkeypatch.setattr(plan, "free_memory", lambda device: free(estimate))
-    fits = plan.print_memory(config, estimate, cpu)
+    fits = plan.print_memory(config, estimate, CPU, compiled=True)
     out = capsys.readouterr().out
     assert fits == ("warning" not in out)
     return out
@@ -87,6 +90,16 @@ def test_what_to_change_if_it_does_not_fit(monkeypatch, capsys):
     out = advice(monkeypatch, capsys, lambda estimate: (estimate.fixed + 0.3 * estimate.sequence) / 0.9)
     assert "--micro_batch_size=1 --block_size=16" in out
     assert "lower n_layer" in advice(monkeypatch, capsys, lambda estimate: estimate.fixed // 2)
+
+
+def test_what_a_gpu_takes_for_a_compiled_model_is_measured_not_guessed(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "free_memory", lambda device: 1)
+    config = Config(**SMALL)
+    model = GPT(config, 300)
+    estimate = plan.MemoryEstimate(model, train.make_optimizers(model, config), pick_precision("float32", CPU))
+    gpu = torch.device("cuda")
+    assert plan.print_memory(config, estimate, gpu, compiled=True) and "at most" in capsys.readouterr().out
+    assert not plan.print_memory(config, estimate, gpu, compiled=False)
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_signal_while_evaluating_or_compiling(book, monkeypatch, capfd, number
         if where == "evaluate":
             patch.setattr(train, "get_batch", third_window)
         else:
-            patch.setattr(torch, "compile", lambda model: compile_(model, backend=slow_compiler))
+            patch.setattr(torch, "compile", lambda model, mode: compile_(model, backend=slow_compiler))
         flags = ["--micro_batch_size=1", f"--compile={'on' if where == 'compile' else 'off'}"]
         assert train.main([*TINY, *flags]) == 128 + number
     out, err = capfd.readouterr()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import prepare
 import train
@@ -172,7 +173,7 @@ def test_other_arithmetic_learns_too(book, flags, capsys):
 
 
 def test_a_compiler_that_fails_is_no_obstacle(book, monkeypatch, capsys):
-    def broken(model):
+    def broken(model, mode):
         def call(*_):
             raise RuntimeError("no compiler")
 
@@ -471,6 +472,38 @@ def test_the_model_writes_at_each_evaluation(book, monkeypatch, fails_at):
 # --- on a GPU
 
 
+class Reads(TorchDispatchMode):
+    """Counts how often a number is read from a tensor, for which a GPU would be waited for."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("flags", [[], ["--micro_batch_size=2"], ["--dtype=bfloat16", "--dropout=0.1"]], ids=str)
+def test_no_step_makes_a_gpu_wait(book, monkeypatch, flags):
+    reads = []
+    train_step = train.train_step
+
+    def counted(*args, **kwargs):
+        with Reads() as mode:
+            result = train_step(*args, **kwargs)
+        reads.append(mode.n)
+        return result
+
+    monkeypatch.setattr(train, "train_step", counted)
+    assert train.main([*TINY, "--max_steps=3", *flags]) == 0
+    assert reads == [0, 0, 0]
+
+
+def test_muon_and_float16_do_not_go_together(book, fails):
+    error = fails(train.main, [*TINY, "--optimizer=muon", "--dtype=float16"])
+    assert "--dtype=float32 or --optimizer=adamw" in error
+    assert not (book / "out").exists()
+
+
 @pytest.mark.gpu
 def test_a_cuda_run_equals_a_cpu_run(book):
     for device in ("cpu", "cuda"):
@@ -493,7 +526,24 @@ def test_resuming_on_cuda(book, fails_at):
 
 
 @pytest.mark.gpu
+def test_compiled_with_cuda_graphs(book):
+    flags = [*TINY, "--device=cuda", "--max_steps=200", "--dtype=bfloat16", "--eval_interval=200"]
+    for mode in ("off", "on"):
+        assert train.main([*flags, f"--compile={mode}", f"--run={mode}"]) == 0
+    eager, compiled = ([r["train_loss"] for r in records(book, run)[:200]] for run in ("off", "on"))
+    assert compiled == pytest.approx(eager, rel=0.05)
+
+
+@pytest.mark.gpu
+def test_the_same_seed_on_cuda(run):
+    text_model = load("run", device="cuda")
+    first, again = (text_model.generate("曹操", 100, seed=1, ignore_eos=True) for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.gpu
 def test_cached_generation_on_cuda(run):
+    torch.set_float32_matmul_precision("highest")  # Rounded as train.py lets them be, the two would differ.
     model = load("run", device="cuda").model
     idx = torch.randint(4, 300, (2, 5), device="cuda")
     greedy = {"temperature": 0, "max_new_tokens": 60}

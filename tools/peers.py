@@ -11,10 +11,8 @@ process, with random weights: the same for llama.cpp and transformers, and for n
 
 import datetime
 import importlib.util
-import json
 import pickle
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from lib.storage import write_json
 from lib.text import TextModel
 from lib.tokenizer import parse_tokenizer, read_tokenizer
 from model import GPT
+from tools.bench import train_speed
 from tools.export import write_gguf, write_hf
 
 N_TOKENS = 200
@@ -54,16 +53,6 @@ def nanogpt_train_speed(folder, config, vocab_size):
     out = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
     times = [float(ms) / 1000 for ms in re.findall(r"time ([\d.]+)ms", out)]
     return config.batch_size * config.block_size / statistics.median(times[5:])
-
-
-def own_train_speed(path, flags):
-    command = [sys.executable, ROOT / "train.py", path, *flags, "--run=peer", "--overwrite"]
-    command += [f"--max_steps={STEPS}", "--log_interval=1", "--eval_interval=1000000", "--eval_tokens=1000"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    log = json.loads((ROOT / "out" / "peer" / "loss_log.json").read_text(encoding="utf-8"))
-    shutil.rmtree(ROOT / "out" / "peer")
-    speeds = [r["tokens_per_second"] for r in log["records"] if "tokens_per_second" in r]
-    return statistics.median(speeds[5:])
 
 
 def nanogpt_model(folder, c, vocab_size):
@@ -138,11 +127,14 @@ def main(argv=None):
     for path, flags in (("config/small.py", ["--batch_size=8"]), ("config/tiny.py", [])):
         config, _ = load_config([str(ROOT / path), *flags], ArgumentParser())
         vocab_size = read_meta(config.tokens_dir)["vocab_size"]
-        rounds = {"nanoGPT": [], "ours": [], "ours, compiled": []}
+        precisions = {"ours": "auto", "ours, float32": "float32"}
+        rounds = {"nanoGPT": []} | {f"{name}{how}": [] for name in precisions for how in ("", ", compiled")}
         for _ in range(args.rounds):
             rounds["nanoGPT"].append(nanogpt_train_speed(args.nanogpt.resolve(), config, vocab_size))
-            rounds["ours"].append(own_train_speed(path, [*flags, "--compile=off"]))
-            rounds["ours, compiled"].append(own_train_speed(path, [*flags, "--compile=on"]))
+            for name, dtype in precisions.items():
+                own = [path, *flags, f"--dtype={dtype}"]
+                rounds[name].append(train_speed([*own, "--compile=off"], STEPS, {}))
+                rounds[f"{name}, compiled"].append(train_speed([*own, "--compile=on"], STEPS, {}))
         speeds = {name: statistics.median(of_rounds) for name, of_rounds in rounds.items()}
         results[path] = show(f"training, {' '.join([path, *flags])}", speeds)
     config, _ = load_config([str(ROOT / "config" / "small.py")], ArgumentParser())
