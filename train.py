@@ -10,6 +10,7 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops, as do SIGTERM and a closed terminal; --resume goes on as if nothing had happened.
 """
 
+# The first says which of the other libraries is not installed. The second is for torch, which reads its settings once.
 import lib.environment
 import lib.short_waits  # noqa: F401
 
@@ -277,8 +278,7 @@ def main(argv=None):
             n_eval = len(val_tokens.windows(config.eval_tokens)) * config.block_size
             step = functools.partial(train_step, forward, optimizers, train_tokens, config=config, precision=precision)
             write_samples = functools.partial(continue_prompts, text_model, prompts)
-            state = {"model": model.state_dict(), "optimizer": [optimizer.state_dict() for optimizer in optimizers]}
-            plan.measure(step, write_samples, state, config, n_eval, compiling, device)
+            plan.measure(step, write_samples, model, optimizers, config, n_eval, compiling, device)
         return 0
 
     lock = lock_folder(config.run_dir) if distributed.is_main else contextlib.nullcontext()

@@ -150,12 +150,12 @@ def print_memory(config, estimate, device, compiled) -> bool:
     return False
 
 
-def measure(train_step, write_samples, state, config, eval_tokens, compiling, device):
+def measure(train_step, write_samples, model, optimizers, config, eval_tokens, compiling, device):
     """Make a few training steps and print what the run will take.
 
-    train_step: of train.py, but for the number of the step. write_samples: what follows an evaluation. state: what a
-    checkpoint holds. compiling: the seconds that it took. An evaluation is counted as a third of the time that as many
-    tokens take in training, since it has no backward pass.
+    train_step: of train.py, but for the number of the step. write_samples: what follows an evaluation. compiling: the
+    seconds that it took. An evaluation is counted as a third of the time that as many tokens take in training, since
+    it has no backward pass.
     """
     times = []
     while len(times) < config.max_steps and (len(times) < 5 or distributed.all_reduce(sum(times), "max") < 5):
@@ -171,6 +171,7 @@ def measure(train_step, write_samples, state, config, eval_tokens, compiling, de
     sample_seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory(dir=config.tokens_dir) as folder:  # out/ may not be there yet.
         start = time.perf_counter()
+        state = {"model": model.state_dict(), "optimizer": [optimizer.state_dict() for optimizer in optimizers]}
         save_checkpoint(Path(folder) / "ckpt.pt", state)
         save_seconds = time.perf_counter() - start
     n_evaluations = config.max_steps // config.eval_interval + 1

@@ -135,7 +135,7 @@ def continuations(model, val):
     blocks = val[starts[:, None] + np.arange(n_prompt + n_new)]
     prompts = torch.from_numpy(blocks[:, :n_prompt]).to(model.embedding.weight.device)
     written = torch.stack(list(model.stream(prompts, NEW_TOKENS, seed=0)), dim=1)
-    return written.cpu().numpy(), blocks[:, n_prompt:]
+    return written.numpy(), blocks[:, n_prompt:]
 
 
 # --- losses
