@@ -60,10 +60,10 @@ def attend(q, k, v, mask=None):
         scores = (q * D**-0.5).reshape(n_groups, -1, D) @ k.reshape(n_groups, T, D).transpose(1, 2)
         weights = (scores.view(n_groups, -1, T, T) + future).softmax(dim=-1)
         return (weights.view(n_groups, -1, T) @ v.reshape(n_groups, T, D)).view(B, H, T, D)
-    if k.size(1) != H and q.is_cuda:
-        # Of the fused kernels only flash attention knows grouped heads, and it knows no mask.
-        if mask is not None or q.dtype == torch.float32 or torch.cuda.get_device_capability(q.device) < (8, 0):
-            k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
+    if (k.size(1) != H and q.is_cuda) and (
+        mask is not None or q.dtype == torch.float32 or torch.cuda.get_device_capability(q.device) < (8, 0)
+    ):  # Of the fused kernels only flash attention knows grouped heads, and it knows no mask.
+        k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=k.size(1) != H
     )

@@ -29,7 +29,7 @@ from lib.storage import write_json
 from lib.text import TextModel
 from lib.tokenizer import parse_tokenizer, read_tokenizer
 from model import GPT
-from tools.bench import train_speed
+from tools.bench import train_speeds
 from tools.export import write_gguf, write_hf
 
 N_TOKENS = 200
@@ -133,8 +133,9 @@ def main(argv=None):
             rounds["nanoGPT"].append(nanogpt_train_speed(args.nanogpt.resolve(), config, vocab_size))
             for name, dtype in precisions.items():
                 own = [path, *flags, f"--dtype={dtype}"]
-                rounds[name].append(train_speed([*own, "--compile=off"], STEPS, {}))
-                rounds[f"{name}, compiled"].append(train_speed([*own, "--compile=on"], STEPS, {}))
+                for how, mode in (("", "off"), (", compiled", "on")):
+                    speeds = train_speeds([*own, f"--compile={mode}"], STEPS, {})
+                    rounds[f"{name}{how}"].append(statistics.median(speeds))
         speeds = {name: statistics.median(of_rounds) for name, of_rounds in rounds.items()}
         results[path] = show(f"training, {' '.join([path, *flags])}", speeds)
     config, _ = load_config([str(ROOT / "config" / "small.py")], ArgumentParser())
