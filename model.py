@@ -321,31 +321,30 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
     logits = (logits - highest) / temperature
     if 0 < top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    p = logits.softmax(dim=-1)
-    least = p.amax(dim=-1, keepdim=True) * min_p
-    if top_p < 1:
-        least = least.maximum(least_of_nucleus(p, top_p))
-    cumulative = whole(p.where(p >= least, 0)).cumsum(dim=-1)
-    point = torch.randint(ONE, highest.shape, generator=generator, device=p.device) * cumulative[:, -1:] // ONE
-    token = torch.searchsorted(cumulative, point, right=True)[:, 0]
-    return token.clamp(max=p.size(-1) - 1), finite
-
-
-# Whole numbers have the same sum in any order. On a GPU the order changes from run to run.
-ONE = 1 << 30
-
-
-def whole(p):
-    return (p * ONE).long()
-
-
-def least_of_nucleus(p, top_p):
-    """The probability of the least likely token among the fewest that reach top_p together, (B, 1). p: (B, vocab)."""
-    n = min(512, p.size(-1)) if p.is_cpu else p.size(-1)
+    # Whole numbers have the same sum in any order. On a GPU the order changes from run to run.
+    weights, enough = (logits.softmax(dim=-1) * ONE).int(), math.ceil(top_p * ONE)
+    if min_p:
+        weights = weights.where(weights >= weights.amax(dim=-1, keepdim=True) * min_p, 0)
+    if top_p < 1 and not weights.is_cpu:
+        # A GPU would have to wait in the loop below. It sorts all tokens, which would take a CPU several times as long.
+        likely = weights.sort(dim=-1, descending=True).values
+        nucleus = likely.where(likely.cumsum(dim=-1) - likely < enough, ONE)
+        weights = weights.where(weights >= nucleus.amin(dim=-1, keepdim=True), 0)
+    # A token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
+    # If it does not belong, the less likely ones do not either, and the next draw is from the others.
+    token, outside = torch.zeros_like(highest, dtype=torch.int64), torch.ones_like(highest, dtype=torch.bool)
     while True:
-        likely = p.topk(n).values
-        cumulative, enough = whole(likely).cumsum(dim=-1), math.ceil(top_p * ONE)
-        # A CPU sorts a few at a time, which is faster. A GPU sorts all, since it would have to wait for the answer.
-        if n == p.size(-1) or (cumulative[:, -1] >= enough).all():
-            return likely.where(cumulative - whole(likely) < enough, 1).amin(dim=-1, keepdim=True)
-        n = p.size(-1)
+        cumulative = weights.cumsum(dim=-1, dtype=torch.int32)
+        point = torch.randint(ONE, highest.shape, generator=generator, device=logits.device) * cumulative[:, -1:] // ONE
+        drawn = torch.searchsorted(cumulative, point.int(), right=True).clamp(max=logits.size(-1) - 1)
+        token = torch.where(outside, drawn, token)
+        if top_p == 1 or not weights.is_cpu:
+            return token[:, 0], finite
+        weight = weights.gather(1, token)
+        outside = weights.where(weights > weight, 0).sum(dim=-1, keepdim=True, dtype=torch.int32) >= enough
+        if not outside.any():
+            return token[:, 0], finite
+        weights = weights.masked_fill(outside & (weights <= weight), 0)
+
+
+ONE = 1 << 30  # a probability of 1, as a whole number
