@@ -69,7 +69,7 @@ class Config:
     seed: int = _key(1337, "of the weights, the batches and the dropout", 0)
 
     # watching and saving
-    eval_interval: int = _key(250, "steps between evaluations; each one saves a checkpoint", 1)
+    eval_interval: int = _key(500, "steps between evaluations; each one saves a checkpoint", 1)
     patience: int = _key(0, "evaluations without a better loss after which the run ends (0: never)", 0)
     eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
     log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
