@@ -327,9 +327,7 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
         weights = weights.where(weights >= weights.amax(dim=-1, keepdim=True) * min_p, 0)
     if top_p < 1 and not weights.is_cpu:
         # A GPU would have to wait in the loop below. It sorts all tokens, which would take a CPU several times as long.
-        likely = weights.sort(dim=-1, descending=True).values
-        nucleus = likely.where(likely.cumsum(dim=-1) - likely < enough, ONE)
-        weights = weights.where(weights >= nucleus.amin(dim=-1, keepdim=True), 0)
+        weights = keep_nucleus(weights, enough)
     # A token drawn from all belongs to the nucleus if the more likely ones do not reach top_p.
     # If it does not belong, the less likely ones do not either, and the next draw is from the others.
     token, outside = torch.zeros_like(highest, dtype=torch.int64), torch.ones_like(highest, dtype=torch.bool)
@@ -348,3 +346,10 @@ def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalt
 
 
 ONE = 1 << 30  # a probability of 1, as a whole number
+
+
+def keep_nucleus(weights, enough):
+    """0 instead of all weights but those of the likeliest tokens, the fewest that weigh enough together. (B, vocab)."""
+    likely = weights.sort(dim=-1, descending=True).values
+    kept = likely.where(likely.cumsum(dim=-1) - likely < enough, ONE)
+    return weights.where(weights >= kept.amin(dim=-1, keepdim=True), 0)

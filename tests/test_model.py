@@ -17,7 +17,7 @@ from lib.qwen3 import to_qwen3
 from lib.text import TextDecoder, TextModel
 from lib.tokenizer import SPECIAL_TOKENS, parse_tokenizer
 from lib.utf8 import token_automaton
-from model import GPT, KVCache, attend, next_token
+from model import GPT, ONE, KVCache, attend, keep_nucleus, next_token
 from sample import load
 
 SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16}
@@ -198,6 +198,16 @@ def test_tokens_are_drawn_as_transformers_does(top_k, top_p, min_p):
     drawn = torch.tensor(draw(p, n=40_000, temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p))
     assert torch.equal(drawn > 0, expected > 0.0)
     assert torch.allclose(drawn, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.05, 0.3, 0.9, 0.999])
+def test_sorted_the_nucleus_is_that_of_transformers(top_p):
+    """As a GPU does it."""
+    logits = 3 * torch.randn(20, 60, generator=torch.Generator().manual_seed(1))
+    weights = (logits.softmax(dim=-1) * ONE).int()
+    kept = keep_nucleus(weights, math.ceil(top_p * ONE))
+    expected = TopPLogitsWarper(top_p)(None, logits).isfinite()
+    assert torch.equal(kept, weights.where(expected, 0))
 
 
 @pytest.mark.parametrize("T, n_kv_head", [(1, 2), (7, 1), (16, 2), (16, 4)])
