@@ -72,7 +72,8 @@ def saved_bytes(model, autocast) -> int:
 
 def print_plan(config, meta, model, optimizers, precision, device) -> bool:
     """The first lines of a run. Returns whether the run seems to fit the memory."""
-    how = [str(precision.dtype).removeprefix("torch."), "compiled" if should_compile(model, device) else "eager"]
+    compiled = should_compile(model, device)
+    how = [str(precision.dtype).removeprefix("torch."), "compiled" if compiled else "eager"]
     how += [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
     n_parameters = sum(model.parameter_counts())
     step_tokens = config.batch_size * config.block_size
@@ -96,7 +97,7 @@ def print_plan(config, meta, model, optimizers, precision, device) -> bool:
     )
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
-    return print_memory(config, MemoryEstimate(model, optimizers, precision), device, should_compile(model, device))
+    return print_memory(config, MemoryEstimate(model, optimizers, precision), device, compiled)
 
 
 def meaning(epochs, ratio) -> list[str]:

@@ -52,6 +52,10 @@ def test_only_long_runs_are_compiled_on_a_cpu():
         assert should_compile(GPT(config, 4000), torch.device("cpu")) == expected
 
 
+def test_busy_writes_no_file(book, fails):
+    assert "leave out --json" in fails(bench.main, [*TINY, "--busy", "--json=bench.json"], code=2)
+
+
 def test_beside_busy_processes(clone, monkeypatch, capsys):
     monkeypatch.setattr(bench, "ROOT", clone)
     bench.measure_beside_others(bench.Table(), TINY, n_steps=12, rounds=1)

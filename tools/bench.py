@@ -140,7 +140,7 @@ def measure_tokenizer(table, corpus, config, tokenizer):
 
 
 def train_speeds(flags, n_steps, environment):
-    """The tokens per second of each step that train.py reports, as a process, but of the first ones."""
+    """The tokens per second of each step that train.py reports as a process. The first steps are left out."""
     command = [sys.executable, ROOT / "train.py", *flags, "--run=bench", "--overwrite", f"--max_steps={n_steps}"]
     command += ["--log_interval=1", "--eval_interval=1000000", "--eval_tokens=1000", "--prompts="]
     found = subprocess.run(command, env=os.environ | environment, capture_output=True, encoding="utf-8")
@@ -182,6 +182,8 @@ def main(argv=None):
     parser.add_argument("--busy", action="store_true", help="measure train.py beside busy processes, nothing else")
     parser.add_argument("--json", metavar="FILE", help="write the figures, with hardware and versions, to a file")
     config, args = load_config(argv, parser)
+    if args.busy and args.json:
+        parser.error("--busy writes no file; leave out --json")
     config = qwen3.with_shape_of_init(config, args.given)
     meta = read_meta(config.tokens_dir)
     tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir)
