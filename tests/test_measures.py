@@ -143,6 +143,7 @@ def test_verdicts(name, change, words):
         "sample": {"val": (5.0, 0.2), "train": (4.5, 0.3)},
         "baselines": {"bigram": 5.9},
         "unigram_gap": 0.1,
+        "published": [],
         "positions": [],
         "passage": [],
         "model_copies": copies(0.001),

@@ -16,6 +16,7 @@ from config import Config
 from lib.corpus import Corpus
 from tests.conftest import TINY, make_text
 from tools.report import __main__ as report
+from tools.report import published
 from tools.report.charts import chart
 from tools.report.tokenizer import smaller
 
@@ -45,7 +46,7 @@ def test_the_report_of_a_run(run, capsys):
         f"{last['val_loss']:.4f} nats",
         f"{last['val_bpc']:.4f} bits per character",
         "bigram",
-        "longest copied",
+        "longest copy",
     ):
         assert words in out
     assert f"{last['val_loss']:.3f}" in page.text and "Does it write, or copy?" in page.text
@@ -66,6 +67,21 @@ def test_a_chart_takes_font_and_colours_from_the_page(steps):
     assert all(f"var(--{name})" in svg for name in ("orange", "line", "soft", "level"))
     labels = {text.text: float(text.get("y")) for text in root.iter("text")}
     assert labels["bigram 6.19"] - labels["xz 6.20"] == pytest.approx(26, abs=0.1) and "step" in labels
+
+
+def test_the_published_run_stands_beside_ones_own(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(published, "LOGS", tmp_path / "results")
+    shutil.copytree(run, tmp_path / "results" / "like-mine")
+    assert report.main(["run"]) == 0
+    losses = [r["val_loss"] for r in json.loads((run / "loss_log.json").read_text())["records"] if "val_loss" in r]
+    rows = [f"{loss:.2f} ({loss:.2f}) after {n}M" for n, loss in zip(("0.00128", "0.00256"), losses[1:], strict=True)]
+    assert ", ".join(rows) in capsys.readouterr().out
+    page = Page(run / "report.html").text
+    assert "published" in page and "1,280" in page and "2,560" in page
+    path = tmp_path / "results" / "like-mine" / "loss_log.json"
+    path.write_text(path.read_text().replace('"n_embd": 32', '"n_embd": 64'))
+    assert report.main(["run"]) == 0  # A model of another shape has nothing to do with it.
+    assert "of the published run" not in capsys.readouterr().out
 
 
 def test_what_is_not_installed(run, fails, monkeypatch):
@@ -144,7 +160,7 @@ def test_documents_shorter_than_any_copy(home, capsys):
     for script in (train_tokenizer, prepare, train):
         assert script.main([*TINY, "--n_embd=16"]) == 0
     assert report.main([]) == 0
-    assert "longest copied run 2" in capsys.readouterr().out
+    assert "(2 characters)" in capsys.readouterr().out
 
 
 def test_the_report_of_a_tokenizer(book, capsys):

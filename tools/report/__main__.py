@@ -17,7 +17,7 @@ import numpy as np
 
 from config import DEVICES, load_config
 from lib.device import set_up
-from lib.errors import ArgumentParser, reports_errors
+from lib.errors import ArgumentParser, one_line, reports_errors
 from lib.plan import format_number
 from lib.run_log import Run, format_time, smooth
 from lib.runs import add_run_argument
@@ -82,11 +82,15 @@ def print_run(m, verdict):
     )
     levels = sorted(m.baselines.items(), key=lambda level: level[1])
     print("baselines    " + ", ".join(f"{name} {nats:.2f}" for name, nats in levels))
+    if m.published:
+        rows = ", ".join(f"{loss:.2f} ({published:.2f}) after {n / 1e6:.3g}M" for n, loss, published in m.published)
+        print(f"published    validation loss (that of the published run) after so many tokens: {rows}")
     print("context      " + ", ".join(f"{nats:.2f} after {seen:g}" for seen, nats in m.positions))
     print(f"copies       of {m.known_tokens:,} tokens of training text")
     for whose, copies in (("its text", m.model_copies), ("real text", m.text_copies)):
         shares = ", ".join(f"{novel:.1%} of {n}" for n, novel in copies.novel.items())
-        print(f"{whose:12} new sequences of n characters: {shares}; longest copied run {len(copies.longest)}")
+        print(f"{whose:12} new sequences of n characters: {shares}")
+        print(f"{'':12} longest copy: {one_line(copies.longest)} ({len(copies.longest)} characters)")
     print(f"\n{verdict.name.upper()}: {verdict.headline}")
     print(*(f"  - {line}" for line in verdict.evidence), "next:", *(f"  - {line}" for line in verdict.advice), sep="\n")
 

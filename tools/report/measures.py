@@ -18,6 +18,7 @@ from lib.tokenizer import read_tokenizer, token_lengths
 from lib.tokens import Tokens
 from tools.report.baselines import bigram_loss, compressed_bits, unigram_loss
 from tools.report.copying import Copies, find_copies
+from tools.report.published import beside_published
 
 LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
 ARITHMETIC = 8e12  # operations for the losses: half a minute on two cores
@@ -41,6 +42,7 @@ class Measurements:
     sample_tokens: int  # of each split, at most
     sample: dict  # {split: (loss on a sample of it, share of first guesses that are right)}
     baselines: dict  # {simpler model: its loss}
+    published: list  # [(tokens seen, loss, that of the published run)], if there is one with this model and text
     unigram_gap: float  # how much harder the validation text is than the training text, for a unigram model
     positions: list  # [(tokens seen before, loss)]
     passage: list  # [(token, nats, its rank, [(token, probability)] of the likeliest)]
@@ -93,6 +95,7 @@ def measure(run, text_model, checkpoint) -> Measurements:
         sample_tokens=sample_tokens,
         sample=sample,
         baselines=baselines,
+        published=beside_published(run, config, meta["train"]["sha256"]),
         unigram_gap=baselines["unigram"] - meta["unigram_entropy"],
         positions=positions,
         passage=guesses(model, evaluated[: PASSAGE + 1]),

@@ -1,0 +1,30 @@
+"""Is a loss normal? The published runs, beside one's own."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lib.run_log import Run
+
+LOGS = Path(__file__).parents[2] / "docs" / "results"
+SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")
+
+
+def beside_published(run, config, sha256) -> list:
+    """[(tokens seen, validation loss, that of the published run after as many)], each twice as many as before.
+
+    It is empty if no published run had a model of this shape and these tokens. sha256: of the training tokens.
+    """
+    for path in LOGS.glob("*/loss_log.json"):
+        published = Run(str(path))
+        shape = [published.header["config"][key] for key in SHAPE]
+        if published.header["data"]["train"]["sha256"] == sha256 and shape == [getattr(config, key) for key in SHAPE]:
+            break
+    else:
+        return []
+    known, losses = published.series("val_loss", "tokens")
+    rows = []
+    for tokens, loss in reversed(list(zip(*run.series("val_loss", "tokens"), strict=True))):
+        if 0 < tokens <= min(known[-1], rows[-1][0] / 2 if rows else np.inf):
+            rows.append((tokens, loss, float(np.interp(np.log(tokens), np.log(known[1:]), losses[1:]))))
+    return rows[::-1]
