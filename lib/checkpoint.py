@@ -120,10 +120,11 @@ def say_what_changes(checkpoint, config, data, get_lr):
     )
 
 
-def restore(checkpoint, model, optimizers, scaler, path):
+def restore(checkpoint, model, average, optimizers, scaler, path):
     """Set the weights and what the optimizers remember. Learning rate, betas and decay stay those of the config."""
     with one_line_if_damaged(path):
-        model.load_state_dict(checkpoint["model"])
+        average.load_state_dict(checkpoint["model"])
+        model.load_state_dict(checkpoint.get("weights", checkpoint["model"]))  # Older versions had no average.
         for saved, optimizer in zip(checkpoint["optimizer"], optimizers, strict=True):
             optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
             muon = isinstance(optimizer, torch.optim.Muon)

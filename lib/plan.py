@@ -39,7 +39,7 @@ class MemoryEstimate:
 
     def __init__(self, model, optimizers, precision):
         n_parameters = sum(model.parameter_counts())
-        self.fixed = 0
+        self.fixed = 4 * n_parameters if model.config.averaging else 0
         for optimizer in optimizers:
             numbers = 3 if isinstance(optimizer, torch.optim.Muon) else 4  # of 4 bytes for each parameter
             self.fixed += 4 * numbers * sum(p.numel() for g in optimizer.param_groups for p in g["params"])

@@ -96,11 +96,23 @@ def test_the_learning_rate():
 
 
 def test_the_blocks_of_a_step_depend_on_seed_and_step_alone():
-    offsets = train.batch_offsets(7, 3, 1000, 50)
-    assert (offsets == train.batch_offsets(7, 3, 1000, 50)).all()
+    offsets = train.batch_offsets(7, 3, 1000, 5, 50_000)
+    assert (offsets == train.batch_offsets(7, 3, 1000, 5, 50_000)).all()
     for other in ((7, 4), (8, 3)):
-        assert (offsets != train.batch_offsets(*other, 1000, 50)).any()
-    assert set(offsets) == set(range(50))
+        assert (offsets != train.batch_offsets(*other, 1000, 5, 50_000)).any()
+
+
+@pytest.mark.parametrize(("batch_size", "block_size", "n_offsets"), [(7, 5, 203), (50, 5, 203), (4, 5, 3), (4, 5, 1)])
+def test_an_epoch_reads_every_token_once(batch_size, block_size, n_offsets):
+    n_blocks = max(1, n_offsets // block_size)
+    steps = [train.batch_offsets(7, step, batch_size, block_size, n_offsets) for step in range(3 * n_blocks)]
+    epochs = np.concatenate(steps)[: 3 * n_blocks].reshape(3, n_blocks)
+    for epoch in epochs:
+        assert (np.diff(np.sort(epoch)) == block_size).all() and epoch.min() >= 0 and epoch.max() < n_offsets
+        assert epoch.min() <= n_offsets - n_blocks * block_size + block_size - 1
+    if n_blocks > 1:
+        assert len({tuple(epoch % block_size)[:1] for epoch in epochs}) > 1  # The next one cuts elsewhere,
+        assert (np.argsort(epochs[0]) != np.argsort(epochs[1])).any()  # in another order.
 
 
 def test_blocks_are_the_text_and_targets_are_one_ahead(book):
@@ -151,6 +163,28 @@ def test_the_groups_of_the_optimizer(book):
     groups = torch.load(book / "out" / "run" / "ckpt.pt", weights_only=True)["optimizer"][0]["param_groups"]
     assert [g["weight_decay"] for g in groups] == [0.5, 0.5, 0.0]
     assert [g["lr"] / groups[1]["lr"] for g in groups] == pytest.approx([10, 1, 1])
+
+
+def test_averaged_weights(book, fails_at):
+    """An age of half the run is the mean of the weights after each step."""
+    flags = [*TINY, "--eval_interval=1", "--max_steps=4", "--averaging=0.5"]
+    after = []
+    for step in (1, 2, 3):
+        fails_at(step, [*flags, "--resume"])
+        after.append(load_checkpoint(book / "out" / "run" / "ckpt.pt")["weights"])
+    assert train.main([*flags, "--resume"]) == 0
+    checkpoint = load_checkpoint(book / "out" / "run" / "ckpt.pt")
+    after.append(checkpoint["weights"])
+    for name, mean in checkpoint["model"].items():
+        assert torch.allclose(mean, torch.stack([weights[name] for weights in after]).mean(dim=0), atol=1e-6)
+    # They are what is evaluated, kept as the best, and sampled; training goes on from the others.
+    assert train.main([*flags, "--run=whole"]) == 0
+    assert same_weights(weights(book), weights(book, "whole"))
+    assert train.main([*flags, "--run=plain", "--averaging=0"]) == 0
+    assert same_weights(checkpoint["weights"], weights(book, "plain"))
+    assert records(book)[-1]["val_loss"] != records(book, "plain")[-1]["val_loss"]
+    best = load_checkpoint(book / "out" / "run" / "best.pt")
+    assert same_weights(best["model"], checkpoint["model"])
 
 
 def test_gradients_are_clipped(book):

@@ -87,7 +87,7 @@ def measure_training(table, config, model, tokens, precision):
     optimizers = train.make_optimizers(model, config)
     forward = train.make_forward(model, tokens, config, precision)
     steps = itertools.count()
-    offsets = train.batch_offsets(config.seed, 0, config.batch_size, tokens.n_offsets)
+    offsets = train.batch_offsets(config.seed, 0, config.batch_size, config.block_size, tokens.n_offsets)
 
     # A GPU is waited for after several steps, since it computes one while the host prepares the next.
     n_steps = 1 if device.type == "cpu" else 20
