@@ -103,7 +103,7 @@ def test_the_blocks_of_a_step_depend_on_seed_and_step_alone():
 
 
 @pytest.mark.parametrize(("batch_size", "block_size", "n_offsets"), [(7, 5, 203), (50, 5, 203), (4, 5, 3), (4, 5, 1)])
-def test_an_epoch_reads_every_token_once(batch_size, block_size, n_offsets):
+def test_the_blocks_of_an_epoch_hold_every_token_once(batch_size, block_size, n_offsets):
     n_blocks = max(1, n_offsets // block_size)
     steps = [train.batch_offsets(7, step, batch_size, block_size, n_offsets) for step in range(3 * n_blocks)]
     epochs = np.concatenate(steps)[: 3 * n_blocks].reshape(3, n_blocks)
