@@ -20,7 +20,6 @@ import copy
 import dataclasses
 import functools
 import math
-import shlex
 import time
 
 import numpy as np
@@ -28,14 +27,14 @@ import torch
 
 from config import load_config, say_unused
 from lib import distributed, plan, qwen3
-from lib.checkpoint import restore, save_checkpoint, say_what_changes, start_or_resume
+from lib.checkpoint import restore, save_run, say_what_changes, start_or_resume
 from lib.compilation import compile_model, should_compile
 from lib.dataset import check_text, read_meta
 from lib.device import hardware, pick_device, pick_precision, set_up
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.health import Health
-from lib.run_log import RunLog, format_time
-from lib.runs import BEST, LATEST
+from lib.run_log import RunLog, say_what_is_next
+from lib.runs import LATEST
 from lib.signals import StopSignal
 from lib.storage import lock_folder, remove_leftovers
 from lib.terminal import outlive_readers
@@ -234,36 +233,6 @@ def make_forward(model, tokens, config, precision):
     return distributed.wrap(model)
 
 
-def save(log, step, model, average, optimizers, scaler, tokenizer_json, is_best):
-    """Write ckpt.pt, with all that --resume needs, loss_log.json, and best.pt if there is a better one.
-
-    average: the model whose weights are the average, or the model itself.
-    """
-    if not distributed.is_main:
-        return
-    config = log.config
-    state = {
-        "model": average.state_dict(),
-        "config": dataclasses.asdict(config),
-        "tokenizer": tokenizer_json,
-        "step": step,
-        "tokens": log.tokens(step),
-    }
-    if is_best:
-        save_checkpoint(config.run_dir / BEST, state | {"val_loss": log.best_val_loss})
-    resumable = {
-        "weights": model.state_dict(),
-        "optimizer": [optimizer.state_dict() for optimizer in optimizers],
-        "scaler": scaler.state_dict(),
-        "best_val_loss": log.best_val_loss,
-        "data": log.header["data"]["train"]["sha256"],
-        "seconds": log.seconds,
-        "records": log.records,
-    }
-    save_checkpoint(config.run_dir / LATEST, state | resumable)
-    log.save(step)
-
-
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
@@ -349,7 +318,7 @@ def main(argv=None):
                 stopping = stop.requested()  # An evaluation that was broken off is not logged.
                 samples = continue_prompts(text_model, prompts) if due and not stopping and distributed.is_main else {}
                 is_best = due and not stopping and log.evaluation(step, lr, figures, samples)
-                save(log, step, model, average, optimizers, precision.scaler, tokenizer_json, is_best)
+                save_run(log, step, model, average, optimizers, precision.scaler, tokenizer_json, is_best)
             if last or stopping or log.out_of_patience():
                 break
 
@@ -367,27 +336,6 @@ def main(argv=None):
 
         distributed.leave()
     return say_what_is_next(log, args.argv, step, stopping, prompts)
-
-
-def say_what_is_next(log, argv, step, stopping, prompts) -> int:
-    """The last lines of a run. Returns the exit code."""
-    if stopping:
-        words = [word for word in argv if word not in ("--resume", "--overwrite")]
-        start = "torchrun … train.py" if distributed.is_torchrun else "python train.py"
-        print(f"saved step {step:,}; go on with: {start} {shlex.join(words)} --resume")
-        return 128 + stopping
-    if step < log.config.max_steps:
-        print(
-            f"ended at step {step:,}: {log.useless_evaluations} evaluations brought no better validation loss"
-            f" (patience={log.config.patience}); to go on: --resume --patience=0"
-        )
-    run = shlex.quote(log.config.run)
-    took, loss = format_time(log.seconds), log.best_val_loss
-    print(f"done in {took}: best validation loss {loss:.4f}, saved in {log.config.run_dir}")
-    print(f"next: python -m tools.report {run}")
-    print(f"      python sample.py --run={run} --prompt={shlex.quote(prompts[-1] if prompts else '你好')}")
-    print(f"      python plot_loss.py {run}")
-    return 0
 
 
 if __name__ == "__main__":

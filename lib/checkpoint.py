@@ -1,11 +1,13 @@
 """The checkpoints of a run: ckpt.pt, the latest state, and best.pt, the weights of the best validation loss."""
 
 import contextlib
+import dataclasses
 import shlex
 
 import torch
 
 import config
+from lib import distributed
 from lib.errors import UserError, is_out_of_memory
 from lib.runs import BEST, LATEST, LOG
 from lib.signals import signals_wait
@@ -118,6 +120,36 @@ def say_what_changes(checkpoint, config, data, get_lr):
         f"warning: the learning rate jumps from {before:.3g} to {after:.3g} at step {step:,};"
         f" {advice}: {flags} --warmup_steps=0 --hold_steps={step}"
     )
+
+
+def save_run(log, step, model, average, optimizers, scaler, tokenizer_json, is_best):
+    """Write ckpt.pt, with all that --resume needs, loss_log.json, and best.pt if there is a better one.
+
+    average: the model whose weights are the average, or the model itself.
+    """
+    if not distributed.is_main:
+        return
+    run_dir = log.config.run_dir
+    state = {
+        "model": average.state_dict(),
+        "config": dataclasses.asdict(log.config),
+        "tokenizer": tokenizer_json,
+        "step": step,
+        "tokens": log.tokens(step),
+    }
+    if is_best:
+        save_checkpoint(run_dir / BEST, state | {"val_loss": log.best_val_loss})
+    resumable = {
+        "weights": model.state_dict(),
+        "optimizer": [optimizer.state_dict() for optimizer in optimizers],
+        "scaler": scaler.state_dict(),
+        "best_val_loss": log.best_val_loss,
+        "data": log.header["data"]["train"]["sha256"],
+        "seconds": log.seconds,
+        "records": log.records,
+    }
+    save_checkpoint(run_dir / LATEST, state | resumable)
+    log.save(step)
 
 
 def restore(checkpoint, model, average, optimizers, scaler, path):

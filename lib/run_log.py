@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -141,6 +142,29 @@ class RunLog:
 
     def line(self, line):
         print(f"\r\033[K{line}" if self.live else line, flush=True)
+
+
+def say_what_is_next(log, argv, step, stopping, prompts) -> int:
+    """The last lines of a run. Returns the exit code."""
+    from lib import distributed  # plot_loss.py, which reads logs, need not wait for torch.
+
+    if stopping:
+        words = [word for word in argv if word not in ("--resume", "--overwrite")]
+        start = "torchrun … train.py" if distributed.is_torchrun else "python train.py"
+        print(f"saved step {step:,}; go on with: {start} {shlex.join(words)} --resume")
+        return 128 + stopping
+    if step < log.config.max_steps:
+        print(
+            f"ended at step {step:,}: {log.useless_evaluations} evaluations brought no better validation loss"
+            f" (patience={log.config.patience}); to go on: --resume --patience=0"
+        )
+    run = shlex.quote(log.config.run)
+    took, loss = format_time(log.seconds), log.best_val_loss
+    print(f"done in {took}: best validation loss {loss:.4f}, saved in {log.config.run_dir}")
+    print(f"next: python -m tools.report {run}")
+    print(f"      python sample.py --run={run} --prompt={shlex.quote(prompts[-1] if prompts else '你好')}")
+    print(f"      python plot_loss.py {run}")
+    return 0
 
 
 def open_board(run_dir):

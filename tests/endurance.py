@@ -18,6 +18,7 @@ import config
 import prepare
 import train
 import train_tokenizer
+from lib import checkpoint
 from lib.run_log import RunLog
 from tests.conftest import TINY, make_text
 from tests.crash import make_home
@@ -48,7 +49,7 @@ def train_long(home, steps):
 
         return call
 
-    train.save_checkpoint = timed("checkpoint", train.save_checkpoint)
+    checkpoint.save_checkpoint = timed("checkpoint", checkpoint.save_checkpoint)
     RunLog.save = timed("log", RunLog.save)
     begin = time.monotonic()
     with open(os.devnull, "w", encoding="utf-8") as nowhere:

@@ -20,6 +20,7 @@ import sample
 import train
 import train_tokenizer
 from data import poetry
+from lib import checkpoint
 from lib.checkpoint import load_checkpoint
 from lib.errors import UserError, one_line
 from lib.storage import lock_folder, write_json
@@ -73,7 +74,7 @@ def test_a_crash_while_overwriting_does_not_bring_the_old_run_back(run, home, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", killed)
+        patch.setattr(checkpoint, "save_checkpoint", killed)
         assert train.main([*TINY, "--overwrite", "--seed=2"]) == 130
     assert train.main([*TINY, "--resume", "--seed=2"]) == 0
     assert train.main([*TINY, "--run=other", "--seed=2"]) == 0
