@@ -34,6 +34,7 @@ OTHER_NAMES = {
     "warmup_steps": "warmup warmup_iters num_warmup_steps warmup_ratio",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
+    "averaging; the share of the run that it reaches back": "average_weights ema ema_decay swa use_ema",
     "grad_clip": "clip clip_grad gradient_clip max_grad_norm max_norm",
     "eval_interval": "eval_every eval_freq eval_steps val_interval",
     "eval_interval; each evaluation saves": "always_save_checkpoint save_every save_interval save_steps",
