@@ -66,7 +66,7 @@ class Config:
     beta1: float = _key(0.9, "AdamW's average of gradients", 0.0, 0.9999)
     beta2: float = _key(0.95, "AdamW's average of squared gradients", 0.0, 0.99999)
     grad_clip: float = _key(1.0, "largest gradient norm (0: no clipping)", 0.0, 1e30)
-    averaging: float = _key(0.0, "take the average of the weights over about this share of the run (0: off)", 0.0, 0.5)
+    averaging: float = _key(0.0, "average the weights: their mean age, as a share of the run (0: off)", 0.0, 0.5)
     seed: int = _key(1337, "of the weights, the batches and the dropout", 0)
 
     # watching and saving
