@@ -212,8 +212,8 @@ def train_step(forward, optimizers, tokens, step, config, precision):
 def average_weights(average, model, step, share):
     """Move the average a bit towards the weights after a step.
 
-    The later the weights, the more they count: their mean age is a `share` of the run so far, for instance the last
-    tenth (https://arxiv.org/abs/1212.1824).
+    The later the weights, the more they count: their mean age is a `share` of the run so far
+    (https://arxiv.org/abs/1212.1824).
     """
     n = 1 / share - 1
     for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
