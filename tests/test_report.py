@@ -79,6 +79,12 @@ def test_the_published_run_stands_beside_ones_own(run, tmp_path, monkeypatch, ca
     page = Page(run / "report.html").text
     assert "published" in page and "1,280" in page and "2,560" in page
     path = tmp_path / "results" / "like-mine" / "loss_log.json"
+    log = json.loads(path.read_text())
+    log["records"] = [record for record in log["records"] if record["step"] in (0, 20)]
+    path.write_text(json.dumps(log))
+    assert report.main(["run"]) == 0  # It says nothing of what is before its first evaluation.
+    out = capsys.readouterr().out
+    assert rows[1] in out and "after 0.00128M" not in out
     path.write_text(path.read_text().replace('"n_embd": 32', '"n_embd": 64'))
     assert report.main(["run"]) == 0  # A model of another shape has nothing to do with it.
     assert "of the published run" not in capsys.readouterr().out

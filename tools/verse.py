@@ -32,8 +32,9 @@ def lines(poem) -> list[str]:
 
 def form(poem) -> tuple[int, float]:
     """(how many characters most of its lines have, the share of the lines that have so many)."""
-    [(length, count)] = Counter(map(len, lines(poem))).most_common(1) or [(0, 0)]
-    return length, count / max(1, len(lines(poem)))
+    lengths = Counter(map(len, lines(poem)))
+    [(length, count)] = lengths.most_common(1) or [(0, 0)]
+    return length, count / max(1, lengths.total())
 
 
 def ends(poem) -> list[str]:
