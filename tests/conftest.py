@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +24,11 @@ hypothesis.settings.load_profile("any machine")
 # Small models are no faster on two threads, and much slower where something else is busy.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+# A shell starts a background job with SIGINT ignored, nohup with SIGHUP, and the tests send both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config):
