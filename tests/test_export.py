@@ -127,9 +127,11 @@ def test_half_precision_for_transformers(exported, theirs, tmp_path):
 
 
 def test_mistakes_are_one_line(exported, tmp_path, fails):
-    assert "--format=gguf" in fails(export.main, [str(exported), "--type=q8_0"])
+    assert "f32, f16, bf16" in fails(export.main, [str(exported), "--type=q8_0"])
+    assert "q8_0, f16" in fails(export.main, [str(exported), "--format=html", "--type=bf16"])
     assert "no run named" in fails(export.main, ["nothing"])
     (tmp_path / "file").write_bytes(b"mine")
     assert "folder" in fails(export.main, [str(exported), f"--out={tmp_path / 'file'}"])
-    assert "file" in fails(export.main, [str(exported), "--format=gguf", f"--out={tmp_path}"])
+    for kind in ("gguf", "html"):
+        assert "file" in fails(export.main, [str(exported), f"--format={kind}", f"--out={tmp_path}"])
     assert (tmp_path / "file").read_bytes() == b"mine"

@@ -3,9 +3,10 @@
     python -m tools.export                          the most recent run, for Hugging Face transformers
     python -m tools.export tiny --format=gguf       for llama.cpp, Ollama, LM Studio
     python -m tools.export tiny --format=gguf --type=q8_0
+    python -m tools.export tiny --format=html       one page that writes in any browser, without a network
 
 Reads   out/<run>/best.pt (or ckpt.pt, with --last) and loss_log.json
-Writes  out/<run>/hf/ or out/<run>/model.gguf, or what --out names
+Writes  out/<run>/hf/, out/<run>/model.gguf or out/<run>/model.html, or what --out names
 """
 
 import contextlib
@@ -26,9 +27,11 @@ from lib.runs import LOG, add_run_argument, run_name
 from lib.storage import atomic_write, lock_folder, write_json, write_text
 from model import GPT
 from sample import load_run
+from tools.page import write_page
 from train_tokenizer import SPLITS
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+FORMATS = {"hf": (*TYPES,), "gguf": (*TYPES, "q8_0"), "html": ("q8_0", "f16")}  # The first type is the default.
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 # The names that llama.cpp has for pre-tokenizers, by their regular expressions.
 QWEN2_SPLIT = (
@@ -170,10 +173,7 @@ def measured_rows(run, step) -> str:
 
 
 def write_gguf(path, text_model, kind, name):
-    """One file with weights and tokenizer, for llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
-
-    Vectors stay float32, as do those that llama.cpp converts itself.
-    """
+    """One file with weights and tokenizer, for llama.cpp (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
     import gguf
 
     c, settings = text_model.model.config, json.loads(text_model.tokenizer.to_str())
@@ -208,16 +208,23 @@ def write_gguf(path, text_model, kind, name):
         writer.add_eos_token_id(text_model.eos)
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, c.n_layer)
         for name, tensor in to_qwen3(text_model.model).items():
-            wanted = kind if tensor.dim() == 2 else "f32"
-            if wanted == "q8_0" and tensor.size(1) % 32:  # It quantizes 32 neighbours together.
-                wanted = "f16"
-            wanted = gguf.GGMLQuantizationType[wanted.upper()]
-            data = gguf.quants.quantize(tensor.numpy(), wanted)
+            data, wanted = quantize(tensor, kind)
             writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=wanted)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+
+def quantize(tensor, kind):
+    """(the bytes of a weight, their type in GGUF). Vectors stay float32, as those that llama.cpp converts itself."""
+    import gguf
+
+    kind = kind if tensor.dim() == 2 else "f32"
+    if kind == "q8_0" and tensor.size(1) % 32:  # It quantizes 32 neighbours together.
+        kind = "f16"
+    kind = gguf.GGMLQuantizationType[kind.upper()]
+    return gguf.quants.quantize(tensor.numpy(), kind), kind
 
 
 def gguf_tokens(text_model, types):
@@ -234,26 +241,34 @@ def gguf_tokens(text_model, types):
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     add_run_argument(parser)
-    parser.add_argument("--format", choices=("hf", "gguf"), help="hf: a folder; gguf: a file [hf, or as --out ends]")
-    parser.add_argument("--type", choices=(*FILE_TYPES,), default="f32", help="of the weights [f32]")
+    help = "hf: a folder; gguf, html: a file [hf, or as --out ends]"
+    parser.add_argument("--format", choices=FORMATS, help=help)
+    parser.add_argument("--type", choices=(*FILE_TYPES,), help="of the weights [f32; html: q8_0]")
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="the folder (hf) or file (gguf) to write")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="the folder (hf) or file (gguf, html) to write")
     args = parser.parse_args(argv)
-    args.format = args.format or ("gguf" if args.out and args.out.suffix.lower() == ".gguf" else "hf")
+    ending = args.out.suffix.lower()[1:] if args.out else ""
+    args.format = args.format or (ending if ending in FORMATS else "hf")
+    args.type = args.type or FORMATS[args.format][0]
     start = time.perf_counter()
     text_model, source, checkpoint = load_run(args.run, args.last, "cpu")
-    out = args.out or source.parent / ("hf" if args.format == "hf" else "model.gguf")
-    if args.format == "hf" and args.type == "q8_0":
-        raise UserError("--type=q8_0 is for --format=gguf; hf takes f32, f16 or bf16")
-    if out.is_dir() if args.format == "gguf" else out.is_file():
-        raise UserError(f"--out={out}: {args.format} is written to a {'file' if args.format == 'gguf' else 'folder'}")
+    run_dir = source.parent
+    out = args.out or run_dir / ("hf" if args.format == "hf" else f"model.{args.format}")
+    if args.type not in FORMATS[args.format]:
+        raise UserError(f"--format={args.format} has no --type={args.type}; it takes {', '.join(FORMATS[args.format])}")
+    if out.is_file() if args.format == "hf" else out.is_dir():
+        raise UserError(f"--out={out}: {args.format} is written to a {'folder' if args.format == 'hf' else 'file'}")
     # train.py may be writing into the folder of the run.
-    is_run = out.parent == source.parent and (out.parent / ".lock").exists()
-    with lock_folder(out.parent) if is_run else contextlib.nullcontext():
+    is_run = out.parent == run_dir and (run_dir / ".lock").exists()
+    with lock_folder(run_dir) if is_run else contextlib.nullcontext():
         if args.format == "hf":
-            write_hf(out, text_model, checkpoint, args.type, source.parent)
+            write_hf(out, text_model, checkpoint, args.type, run_dir)
+        elif args.format == "gguf":
+            write_gguf(out, text_model, args.type, run_name(run_dir))
         else:
-            write_gguf(out, text_model, args.type, run_name(source.parent))
+            named = text_model.model.named_parameters()
+            tensors = {name: quantize(weight.detach(), args.type) for name, weight in named}
+            write_page(out, text_model, tensors, checkpoint, run_dir)
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
     print(f"{source}: step {checkpoint['step']:,}")

@@ -27,6 +27,7 @@ from tools.report.charts import chart
 from tools.report.measures import CONTINUATIONS, measure
 from tools.report.tokenizer import measure_tokenizer
 from tools.report.verdict import judge
+from tools.templates import load_template
 
 
 def report_run(name, last, device) -> Path:
@@ -113,15 +114,6 @@ def report_tokenizer(config) -> Path:
 
 
 # --- pages
-
-
-def load_template(name):
-    """A page to be filled with values. Everything in them is escaped, because a corpus may hold HTML."""
-    # Imported here, so that main can say in one line that it is not installed.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(name)
 
 
 def show(piece, name="") -> dict:
