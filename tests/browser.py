@@ -16,6 +16,7 @@ from playwright.sync_api import sync_playwright
 from config import Config
 from lib.run_log import Run
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENS = {"desktop": (1100, 800), "phone": (390, 844)}
 
 
@@ -94,11 +95,10 @@ def main():
     args = parser.parse_args()
     run = Run(args.run)
     config = Config(**run.header["config"])
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if args.screenshots:
         args.screenshots.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for page_file in (run.folder / "report.html", config.tokens_dir / "tokenizer.html"):
             for screen in SCREENS:
                 for scheme in ("light", "dark"):

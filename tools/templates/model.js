@@ -10,63 +10,15 @@ const worker = new Worker(URL.createObjectURL(new Blob([find("worker").textConte
 worker.postMessage({ model: JSON.parse(find("description").textContent), weights: find("weights").textContent });
 find("weights").remove();
 
-let prompt = "", pieces = [];  // what is on the page: a text, and what the model wrote after it
-let turn = 0;  // counts what the worker was asked for; an answer to an earlier question is not wanted any more
-let writing = false, goal, began, counted, seed, settings;
-let shown = null, pinned = null;  // the piece that is looked at, and the one that was clicked
+// What is on the page: a text, and the pieces that the model wrote after it, each one or more whole characters.
+let prompt = "", pieces = [];
+let seed, writing = false;
+let turn = 0;  // It counts the questions to the worker. An answer to an earlier one comes too late.
+let began = null;  // when the first of the new pieces came, and how many tokens there were then
 
 const nTokens = () => pieces.reduce((sum, piece) => sum + piece.tokens.length, 0);
 
 // --- Write, stop, go on
-
-function begin(first) {
-  if (!find("form").reportValidity()) return;
-  const knobs = Array.from(document.querySelectorAll(".knobs input"), (knob) => [knob.id, Number(knob.value)]);
-  settings = { ...Object.fromEntries(knobs), seed };
-  [writing, goal, began, counted] = [true, nTokens() + settings.length, null, 0];
-  select(null);
-  ask(first);
-}
-
-function ask(first) {
-  turn++;
-  worker.postMessage({ turn, prompt, written: pieces.flatMap((piece) => piece.tokens), first, settings });
-  update();
-}
-
-worker.onmessage = ({ data }) => {
-  if (data.turn !== turn || !writing) return;
-  add(data.piece);
-  if (began) counted += data.piece.tokens.length;
-  else began = performance.now();  // Before the first token it reads the prompt.
-  if (data.piece.ended || nTokens() >= goal) writing = false;
-  if (writing) ask();
-  else update();
-};
-
-worker.onerror = (event) => {
-  event.preventDefault();
-  writing = false;
-  update();
-  find("status").textContent = event.message;
-};
-
-function update() {
-  const speed = counted && Math.round(counted / (performance.now() - began) * 1000);
-  find("write").hidden = writing;
-  find("stop").hidden = !writing;
-  find("more").hidden = writing || !pieces.length;
-  find("text").ariaBusy = writing;
-  if (!pieces.length) find("status").textContent = writing ? say("reading …", "读开头……") : "";
-  else {
-    const doing = writing ? say("writing", "正在写") : pieces.at(-1).ended ? say("the text has ended", "文章写完了") : say("stopped", "停下了");
-    const parts = [doing, say(`${nTokens()} tokens`, `${nTokens()} 个 token`)];
-    if (speed) parts.push(say(`${speed} tokens a second`, `每秒 ${speed} 个`));
-    if (!writing) parts.push(say(`seed ${seed}`, `种子 ${seed}`));
-    find("figures").textContent = parts.join(" · ");
-    find("status").textContent = doing;
-  }
-}
 
 find("form").onsubmit = (event) => {
   event.preventDefault();
@@ -75,47 +27,99 @@ find("form").onsubmit = (event) => {
   keep(0);
   begin();
 };
-find("stop").onclick = () => { writing = false; update(); find("more").focus(); };
+find("stop").onclick = () => {
+  stop();
+  find("more").focus();
+};
 find("more").onclick = () => begin();
+find("form").addEventListener("invalid", () => { find("knobs").open = true; }, true);  // so that it can be seen
+
+// Write after the pieces that are there. first: the token to begin with, if the reader chose one.
+function begin(first) {
+  if (!find("form").reportValidity()) return;
+  const knobs = Array.from(document.querySelectorAll("#knobs input"), (knob) => [knob.id, Number(knob.value)]);
+  const settings = { ...Object.fromEntries(knobs), seed }, written = pieces.flatMap((piece) => piece.tokens);
+  worker.postMessage({ turn: ++turn, prompt, written, first, settings });
+  [writing, began] = [true, null];
+  select(null);
+  update();
+}
+
+function stop(problem) {
+  worker.postMessage({ turn: ++turn });
+  writing = false;
+  update(problem);
+}
+
+worker.onerror = ({ message }) => stop(message);
+worker.onmessage = ({ data }) => {
+  if (data.problem) return stop(data.problem);
+  if (data.turn !== turn) return;
+  pieces.push(data.piece);
+  writing = !data.ended;
+  began ??= { time: performance.now(), tokens: nTokens() };
+  draw(data.piece);
+  update();
+};
+
+function update(problem) {
+  find("write").hidden = writing;
+  find("stop").hidden = !writing;
+  find("more").hidden = writing || !pieces.length;
+  const state = writing ? say("writing", "正在写") : say("stopped", "停下了");
+  const figures = [problem ?? state, say(`${nTokens()} tokens`, `${nTokens()} 个 token`)];
+  if (began && nTokens() > began.tokens) {
+    const speed = Math.round((nTokens() - began.tokens) / (performance.now() - began.time) * 1000);
+    figures.push(say(`${speed} a second`, `每秒 ${speed} 个`));
+  }
+  if (!writing) figures.push(say(`seed ${seed}`, `种子 ${seed}`));
+  find("figures").textContent = figures.join(" · ");
+  if (find("status").textContent !== figures[0]) find("status").textContent = figures[0];  // It is read aloud.
+}
+
+// --- The text
+
 find("surprise").onchange = () => find("text").classList.toggle("calm", !find("surprise").checked);
 
-// --- The text, and what else could stand there
-
 function keep(n) {
-  pieces.length = n;
+  pieces = pieces.slice(0, n);
   find("start").textContent = prompt;
   while (find("written").children.length > n) find("written").lastChild.remove();
 }
 
-function add(piece) {
+function draw(piece) {
   const span = document.createElement("span");
-  span.className = "token";
-  span.textContent = piece.text || piece.others.find(([token]) => token === piece.tokens[0])?.[1] || "▫";
-  span.classList.toggle("bytes", !piece.text);
+  span.className = piece.text ? "token" : "token bytes";
+  span.textContent = piece.text || piece.name;
+  span.classList.toggle("line", piece.text.includes("\n"));  // It would have no size to point at.
   span.style.setProperty("--s", Math.min(100, Math.round(piece.bits / 14 * 100)));
   find("written").append(span);
-  pieces.push(piece);
 }
+
+// --- What is known of a piece, and what else could stand there
+
+let shown = null, pinned = null;  // the piece that is looked at, and the one that was clicked
 
 function show(i) {
   shown = i;
-  for (const span of document.querySelectorAll(".chosen")) span.classList.remove("chosen");
+  document.querySelector(".chosen")?.classList.remove("chosen");
   find("panel").hidden = i === null;
   if (i === null) return;
-  const piece = pieces[i], share = 2 ** -piece.bits;
+  const { text, name, tokens, bits, others } = pieces[i];
   find("written").children[i].classList.add("chosen");
-  find("known").textContent = `${visible(piece.text)} ${percent(share)} · ` + say(`${piece.bits.toFixed(1)} bits of surprise`, `意外程度 ${piece.bits.toFixed(1)} 比特`);
-  find("others").replaceChildren(...piece.others.map(([token, text, share]) => {
+  const surprise = say(`${bits.toFixed(1)} bits of surprise`, `意外程度 ${bits.toFixed(1)} 比特`);
+  find("known").textContent = `${visible(text || name)} ${percent(2 ** -bits)} · ${surprise}`;
+  find("others").replaceChildren(...others.map(([token, text, share]) => {
     const button = document.createElement("button");
     button.append(visible(text), Object.assign(document.createElement("small"), { textContent: percent(share) }));
-    button.ariaPressed = token === piece.tokens[0];
+    button.ariaPressed = token === tokens[0];
     button.onclick = () => { keep(i); begin(token); };
     return button;
   }));
 }
 
 const visible = (text) => text.replaceAll("\n", "↵").replaceAll(" ", "␣");
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 // Pointing at a token shows what is known of it. After a click that stays while the pointer goes on.
 function select(i) {
@@ -134,12 +138,14 @@ find("text").onpointerleave = () => show(pinned ?? shown);
 find("text").onclick = ({ target }) => select(indexOf(target));
 
 function move(step) {
-  if (pieces.length) select(Math.max(0, Math.min(pieces.length - 1, shown === null ? 0 : shown + step)));
+  if (pieces.length) select(shown === null ? 0 : Math.max(0, Math.min(pieces.length - 1, shown + step)));
 }
 
 find("back").onclick = () => move(-1);
 find("forth").onclick = () => move(1);
 find("text").onkeydown = (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (step) move(step), event.preventDefault();
+  if (!step) return;
+  event.preventDefault();
+  move(step);
 };

@@ -55,11 +55,15 @@ function readVocabulary() {
   const unicode = (source) => source.replaceAll("\\s", "\\p{White_Space}").replaceAll("\\S", "\\P{White_Space}");
   splits = model.splits.map((source) => new RegExp(unicode(source), "gu"));
   tokenOf = new Map(model.tokens.map((bytes, token) => [bytes, token]));
-  // The two tokens that a merge joins, in one number: [which merge it is, the token they become].
-  joined = new Map(model.merges.map(([a, b], rank) => [pair(a, b), [rank, tokenOf.get(model.tokens[a] + model.tokens[b])]]));
+  joined = new Map(model.merges.map(([a, b], rank) => {
+    const both = tokenOf.get(model.tokens[a] + model.tokens[b]);
+    return [pair(a, b), { rank, both }];
+  }));
   // The state of the UTF-8 automaton of lib/utf8.py after each token, for each state before it.
   const dead = model.n_states, step = new Uint8Array((dead + 1) * 256).fill(dead);
-  for (const [state, first, last, next] of model.transitions) step.fill(next, 256 * state + first, 256 * state + last + 1);
+  for (const [state, first, last, next] of model.transitions) {
+    step.fill(next, 256 * state + first, 256 * state + last + 1);
+  }
   after = Array.from({ length: dead }, (_, state) =>
     Uint8Array.from(model.tokens, (bytes) => {
       if (!bytes) return state === 0 ? 0 : dead;
@@ -70,12 +74,13 @@ function readVocabulary() {
   );
 }
 
-const pair = (a, b) => a * 65536 + b;
+const pair = (a, b) => 65536 * a + b;
 
 function encode(text) {
   let words = [text];
   for (const split of splits) words = words.flatMap((word) => isolate(word, split));
-  return words.flatMap((word) => merge(Array.from(new TextEncoder().encode(word), (b) => tokenOf.get(String.fromCharCode(b)))));
+  const byteTokens = (word) => Array.from(new TextEncoder().encode(word), (byte) => tokenOf.get(String.fromCharCode(byte)));
+  return words.flatMap((word) => merge(byteTokens(word)));
 }
 
 // A word, cut before and after each match.
@@ -93,17 +98,17 @@ function isolate(word, split) {
 // Join two neighbours as long as there is a merge for them, the one that was learned first before the others.
 function merge(tokens) {
   while (true) {
-    let best = [Infinity], left, right;
+    let best = { rank: Infinity }, left, right;
     for (let i = 1; i < tokens.length; i++) {
       const found = joined.get(pair(tokens[i - 1], tokens[i]));
-      if (found && found[0] < best[0]) [best, left, right] = [found, tokens[i - 1], tokens[i]];
+      if (found?.rank < best.rank) [best, left, right] = [found, tokens[i - 1], tokens[i]];
     }
-    if (best[0] === Infinity) return tokens;
+    if (best.rank === Infinity) return tokens;
     const shorter = [];
     for (let i = 0; i < tokens.length; i++) {
-      const both = tokens[i] === left && tokens[i + 1] === right;
-      shorter.push(both ? best[1] : tokens[i]);
-      if (both) i++;
+      const joins = tokens[i] === left && tokens[i + 1] === right;
+      shorter.push(joins ? best.both : tokens[i]);
+      if (joins) i++;
     }
     tokens = shorter;
   }
@@ -119,10 +124,11 @@ function encodePrompt(prompt) {
 
 // The text of bytes, or the bytes as numbers where they are only a part of a character.
 function readable(bytes) {
+  const values = Array.from(bytes, (character) => character.charCodeAt());
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(bytes, (c) => c.charCodeAt()));
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(values));
   } catch {
-    return `<0x${Array.from(bytes, (c) => c.charCodeAt().toString(16).padStart(2, "0")).join("")}>`;
+    return `<0x${values.map((value) => value.toString(16).padStart(2, "0")).join("")}>`;
   }
 }
 
@@ -168,7 +174,8 @@ function normAndTurn(head, weight, position) {
 let cache;  // {keys, values}: of each layer, (block_size, n_kv_head * head_size); tokens: those that are in it; start
 
 function makeCache() {
-  const make = () => Array.from({ length: model.n_layer }, () => new Float32Array(model.block_size * model.n_kv_head * model.head_size));
+  const size = model.block_size * model.n_kv_head * model.head_size;
+  const make = () => Array.from({ length: model.n_layer }, () => new Float32Array(size));
   cache = { keys: make(), values: make(), tokens: [], start: 0 };
 }
 
@@ -184,7 +191,7 @@ function attention(x, layer, position) {
   values.set(qkv.subarray(heads * head_size), position * width);
   const result = new Float32Array(n_head * head_size), scores = new Float32Array(position + 1);
   for (let h = 0; h < n_head; h++) {
-    const q = h * head_size, kv = Math.floor(h * n_kv_head / n_head) * head_size;  // Several heads share a key and a value.
+    const q = h * head_size, kv = Math.floor(h * n_kv_head / n_head) * head_size;  // Several heads share one of these.
     for (let t = 0; t <= position; t++) {
       let score = 0;
       for (let i = 0; i < head_size; i++) score += qkv[q + i] * keys[t * width + kv + i];
@@ -260,7 +267,9 @@ function random(...numbers) {
 
 // The next token, as next_token of model.py chooses it. tokens: those before it.
 function choose(logits, tokens, { temperature, top_k, top_p, min_p, repetition_penalty, seed }) {
-  for (const token of new Set(tokens)) logits[token] *= logits[token] > 0 ? 1 / repetition_penalty : repetition_penalty;
+  for (const token of new Set(tokens)) {
+    logits[token] = logits[token] > 0 ? logits[token] / repetition_penalty : logits[token] * repetition_penalty;
+  }
   const highest = largest(logits);
   if (temperature < 1e-5) return logits.indexOf(highest);
   let shares = softmax(logits.map((logit) => (logit - highest) / temperature));
@@ -284,17 +293,19 @@ function choose(logits, tokens, { temperature, top_k, top_p, min_p, repetition_p
 function likely(shares, n) {
   const found = [];
   shares.forEach((share, token) => {
-    if (share > (found[n - 1]?.share ?? 0)) found.push({ token, share }), found.sort((a, b) => b.share - a.share).splice(n);
+    if (share <= (found[n - 1]?.share ?? 0)) return;
+    found.push({ token, share });
+    found.sort((a, b) => b.share - a.share).splice(n);
   });
   return found.map(({ token, share }) => [token, textOf(token), share]);
 }
 
 const textOf = (token) => model.special[token] ?? readable(model.tokens[token]);
 
-// What follows a text: a token, or those that make a character together.
-// prompt: a text; written: the tokens that follow it already; first: the token to begin with, if the reader chose it.
-function write({ prompt, written, first, settings }) {
-  const tokens = [...encodePrompt(prompt), ...written], piece = { tokens: [], bits: 0 };
+// What follows these tokens, which are made longer: a token, or those that make a character together.
+// first: the token to begin with, if the reader has chosen it.
+function write(tokens, settings, first) {
+  const piece = { tokens: [], bits: 0 };
   let state = 0;
   do {
     const scores = logits(tokens).map((score, token) => after[state][token] < model.n_states ? score : -Infinity);
@@ -309,11 +320,31 @@ function write({ prompt, written, first, settings }) {
     state = after[state][token];
   } while (state !== 0);
   piece.text = readable(piece.tokens.map((token) => model.tokens[token]).join(""));
-  piece.ended = piece.tokens[0] === model.eos;
+  piece.name = textOf(piece.tokens[0]);
   return piece;
 }
 
-onmessage = ({ data }) => {
-  if (data.model) load(data.model, data.weights);
-  else postMessage({ turn: data.turn, piece: write(data) });
-};
+// --- Questions and answers
+
+let turn;  // A new question, or the order to stop, ends what an earlier one asked for.
+const channel = new MessageChannel();
+const hear = () => new Promise((resolve) => {  // what the page may have said meanwhile
+  channel.port1.onmessage = resolve;
+  channel.port2.postMessage(null);
+});
+
+async function answer(question) {
+  if (question.model) load(question.model, question.weights);
+  turn = question.turn;
+  if (!question.settings) return;
+  const { prompt, written, settings } = question;
+  const tokens = [...encodePrompt(prompt), ...written], goal = tokens.length + settings.length;
+  for (let { first } = question, ended = false; turn === question.turn && !ended; first = undefined) {
+    const piece = write(tokens, settings, first);
+    ended = piece.tokens[0] === model.eos || tokens.length >= goal;
+    postMessage({ turn, piece, ended });
+    await hear();
+  }
+}
+
+onmessage = ({ data }) => answer(data).catch((error) => postMessage({ problem: error.message }));

@@ -1,0 +1,283 @@
+"""What tools.export --format=html writes, in a real browser: it computes what we compute, and a reader can use it.
+
+    python -m pytest -m browser       needs playwright and chromium; with make demo's run it takes that too
+
+A worker of the page can be asked for what it computes. All else is done as a reader does it.
+"""
+
+import contextlib
+import random
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+import config
+from model import next_token
+from sample import load
+from tools import export
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.browser
+
+TINY = config.ROOT / "out" / "tiny"
+PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+# Characters of every kind that the pre-tokenizer tells apart, and those where browsers and libraries differ.
+CHARACTERS = [
+    *"曹操引兵而去你好𠮷龥一，。：“”！、《》",
+    *"abcXYZ éüñß ÅΩд жあカㄱ한글العربية",
+    *"0123456789٣Ⅷ½²",
+    *" \t\n\r\u0085\u00a0\u3000\u200b\ufeff\u2028\x00\x01\x1b",
+    *"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~€©™→",
+    *"😀👨‍👩‍👧\u0301\u0300",
+    "<eos>",
+    "</script>",
+    "  ",
+    "\r\n",
+    "the world",
+    "1949年",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.browser import CHROMIUM
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["one document", "tiny"])
+def run(request, trained):
+    """The folder of a run: the tests' own, whose only <eos> is the end of its text, and that of make demo."""
+    if request.param == "one document":
+        return trained / "out" / "run"
+    if not TINY.exists():
+        pytest.skip("make demo has not been run")
+    return TINY
+
+
+@pytest.fixture(scope="module")
+def page_file(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "model.html"
+    assert export.main([str(run), f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module", params=["q8_0", "f16"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def worker(browser, run, kind, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "model.html"
+    assert export.main([str(run), f"--type={kind}", f"--out={out}"]) == 0
+    with opened(browser, out) as (_, worker):
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def ours(run, kind):
+    """The model with the weights that the page has."""
+    text_model = load(str(run))
+    for weight in text_model.model.parameters():
+        data, stored = export.quantize(weight.detach(), kind)
+        weight.data.copy_(torch.from_numpy(gguf.quants.dequantize(data, stored).reshape(weight.shape)))
+    return text_model
+
+
+@contextlib.contextmanager
+def opened(browser, path, width=1000, **how):
+    """(a page, its worker), without a network. Nothing may go wrong in it, and it may ask for nothing."""
+    context = browser.new_context(viewport={"width": width, "height": 740}, offline=True, **how)
+    page, problems, requests = context.new_page(), [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("request", lambda request: requests.append(request.url))
+    with page.expect_worker() as worker:
+        page.goto(path.as_uri())
+    yield page, worker.value
+    assert problems == []
+    assert [url for url in requests if not url.startswith("blob:")] == [path.as_uri()]
+    context.close()
+
+
+def write(page, **settings):
+    """Write with some settings, as a reader does. Returns the text."""
+    page.evaluate("document.getElementById('knobs').open = true")
+    for name, value in settings.items():
+        page.fill(f"#{name}", str(value))
+    page.click("#write")
+    return text_when_ended(page)
+
+
+def text_when_ended(page):
+    page.locator("#more").wait_for()
+    return page.locator("#text").text_content()
+
+
+def test_ids_are_those_of_tokenizers(worker, ours):
+    dice = random.Random(0)
+    texts = ["".join(dice.choices(CHARACTERS, k=dice.randint(0, 40))) for _ in range(500)]
+    assert worker.evaluate("texts => texts.map(encode)", texts) == [
+        ours.tokenizer.encode(text, add_special_tokens=False).ids for text in texts
+    ]
+    for text in (texts[0], "", "曹操" * 500):
+        assert worker.evaluate("encodePrompt", text) == ours.encode(text)[0].tolist()
+
+
+def test_logits(worker, ours, run, kind):
+    size = ours.model.config.block_size
+    tokens = torch.randint(4, 300, (1, size), generator=torch.Generator().manual_seed(0))
+    original = load(str(run)).model
+    for n in (1, 7, size - 1, size):
+        theirs = torch.tensor(worker.evaluate("tokens => Array.from(logits(tokens))", tokens[0, :n].tolist()))
+        with torch.inference_mode():
+            logits, exact = ours.model(tokens[:, :n])[0], original(tokens[:, :n])[0]
+        assert (theirs - logits).abs().max() <= 1e-3 * logits.abs().max()
+        if kind == "f16":
+            assert (theirs - exact).abs().max() <= 1e-2 * exact.abs().max()
+
+
+@pytest.mark.parametrize("penalty", [1, 1.3])
+def test_greedy_text_token_for_token(worker, ours, penalty):
+    """Far beyond a full window."""
+    settings = PLAIN | {"temperature": 0, "repetition_penalty": penalty}
+    for prompt in ("曹操", "hello", "", "却说" * 200):
+        idx = ours.encode(prompt)
+        stream = ours.model.stream(
+            idx, 200, temperature=0, repetition_penalty=penalty, top_p=1, automaton=ours.automaton
+        )
+        found = worker.evaluate(
+            """([tokens, settings]) => {
+                const first = tokens.length;
+                while (tokens.length < first + 200) write(tokens, settings);
+                return tokens.slice(first, first + 200);
+            }""",
+            [idx[0].tolist(), settings],
+        )
+        assert found == torch.cat(list(stream)).tolist()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 7},
+        {"top_p": 0.7},
+        {"min_p": 0.3},
+        {"repetition_penalty": 1.5},
+        {"temperature": 1.5, "top_k": 12, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 0.8},
+    ],
+)
+def test_sampling_is_that_of_next_token(worker, changed):
+    settings, n = PLAIN | changed, 20_000
+    logits = torch.linspace(-1, 3, 30)[torch.randperm(30, generator=torch.Generator().manual_seed(0))]
+    seen = [2, 5, 11, 29]
+    theirs = worker.evaluate(
+        """([values, seen, settings, n]) => {
+            const counts = values.map(() => 0);
+            for (let seed = 0; seed < n; seed++) counts[choose(Float32Array.from(values), seen, {...settings, seed})]++;
+            return counts;
+        }""",
+        [logits.tolist(), seen, settings, n],
+    )
+    mask = torch.zeros(n, 30, dtype=torch.bool)
+    mask[:, seen] = True
+    tokens, _ = next_token(logits.expand(n, -1), mask, generator=torch.Generator().manual_seed(0), **settings)
+    counts = np.bincount(tokens, minlength=30)
+    assert (np.array(theirs) > 0).tolist() == (counts > 0).tolist()
+    assert np.abs(theirs - counts).sum() / 2 / n < 0.04
+
+
+def test_seeds_repeat_and_a_stopped_text_goes_on(browser, page_file):
+    with opened(browser, page_file) as (page, _):
+        whole = write(page, prompt="曹操", seed=3, length=120)
+        assert whole.startswith("曹操") and len(whole) > 20
+        assert write(page) == whole
+        assert write(page, seed=4) != whole
+        page.fill("#seed", "3")
+        page.fill("#length", "100000")
+        page.click("#write")
+        page.locator("#written .token").nth(9).wait_for()
+        page.click("#stop")
+        page.fill("#length", "40")
+        stopped = text_when_ended(page)
+        page.click("#more")
+        page.locator("#stop").wait_for(state="hidden")
+        longer = page.locator("#text").text_content()
+        assert longer.startswith(stopped) and len(longer) > len(stopped)
+        assert longer.startswith(whole) or whole.startswith(longer)
+
+
+def test_another_token_may_be_chosen(browser, page_file):
+    with opened(browser, page_file) as (page, _):
+        write(page, prompt="曹操", seed=3, length=60)
+        before = page.locator("#written .token").all_text_contents()
+        assert page.locator("#panel").is_hidden()
+        page.locator("#written .token").nth(7).hover()
+        known = page.locator("#known").text_content()
+        page.locator("#written .token").nth(7).click()
+        assert page.locator("#known").text_content() == known and "bits of surprise" in known
+        shares = [float(share.removesuffix("%")) for share in page.locator("#others small").all_text_contents()]
+        assert 2 <= len(shares) <= 6 and shares == sorted(shares, reverse=True) and sum(shares) <= 101
+        others = page.locator("#others button[aria-pressed=false]").filter(has_not_text="<0x")
+        chosen = others.first.evaluate("button => button.firstChild.textContent")
+        others.first.click()
+        text_when_ended(page)
+        after = page.locator("#written .token").all_text_contents()
+        assert after[:7] == before[:7] and after[7].replace(" ", "␣").replace("\n", "↵") == chosen
+
+
+def test_the_keyboard_is_enough(browser, page_file):
+    with opened(browser, page_file) as (page, _):
+        page.fill("#prompt", "曹操")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # Write
+        text_when_ended(page)
+        page.focus("#text")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        chosen = page.locator("#written .chosen")
+        assert chosen.evaluate("token => token === token.parentNode.children[1]")
+        page.keyboard.press("Tab")  # ←
+        page.keyboard.press("Enter")
+        assert chosen.evaluate("token => token === token.parentNode.children[0]")
+
+
+@pytest.mark.parametrize(
+    ("locale", "write_is"), [("en-US", "Write"), ("zh-CN", "写"), ("zh-TW", "写"), ("fr", "Write")]
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_in_each_language(browser, page_file, locale, write_is, scheme):
+    with opened(browser, page_file, 360, locale=locale, color_scheme=scheme, has_touch=True) as (page, _):
+        assert page.locator("#write").inner_text() == write_is
+        page.locator("#knobs").tap()
+        page.locator("#write").tap()
+        text_when_ended(page)
+        page.locator("#written .token").nth(5).tap()
+        assert page.locator("#panel").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c < 100)")
+        assert dark == (scheme == "dark")
+
+
+def test_a_bad_number_is_shown(browser, page_file):
+    with opened(browser, page_file) as (page, _):
+        page.evaluate("document.getElementById('temperature').value = -1")
+        page.click("#write")
+        assert page.locator("#temperature").is_visible() and page.locator("#stop").is_hidden()
+
+
+def test_a_name_may_hold_anything(browser, trained, tmp_path):
+    name = '<img src=x onerror=alert(1)> & "{{ 7 * 7 }}"'
+    shutil.copytree(trained / "out" / "run", tmp_path / name)
+    assert export.main([str(tmp_path / name), "--format=html"]) == 0
+    with opened(browser, tmp_path / name / "model.html") as (page, _):
+        assert page.locator("h1").text_content() == page.title() == name
