@@ -13,18 +13,20 @@ demo: $(VENV)/requirements.done
 	$(BIN)/python sample.py --run=tiny --prompt=你好 --repetition_penalty=1.2 --min_p=0.02
 	$(BIN)/python plot_loss.py tiny
 	$(BIN)/python -m tools.report tiny
+	$(BIN)/python -m tools.export tiny --format=html
 
 test: $(VENV)/requirements-dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
 
-# The pages of tools.report in a browser (needs chromium), after make demo.
+# The pages of tools.report and tools.export in a browser (needs chromium), after make demo.
 browser: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet playwright==1.65.2
 	$(BIN)/python -m tools.report tiny
 	$(BIN)/python -m tools.report --tokenizer config/tiny.py
 	$(BIN)/python -m tests.browser tiny
+	$(BIN)/python -m pytest -m browser
 
 # The notebook from beginning to end, with fewer steps.
 notebook: $(VENV)/requirements-dev.done

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from sample import load
-from tools import export
+from tools import export, page
 
 TEXTS = (
     "却说曹操引兵而去，玄德大喜。",
@@ -124,6 +124,41 @@ def test_half_precision_for_transformers(exported, theirs, tmp_path):
     assert half.dtype == torch.bfloat16
     for name, weight in theirs.state_dict().items():
         assert torch.equal(half.state_dict()[name], weight.bfloat16())
+
+
+def test_the_page_is_one_small_file(exported):
+    """What it computes is checked in a browser: tests/test_page.py."""
+    assert export.main([str(exported), "--format=html"]) == 0
+    text = (exported / "model.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in text and " src=" not in text and " href=" not in text
+    n_weights = sum(weight.numel() for weight in load(str(exported)).model.parameters())
+    assert len(text) < 1.5 * n_weights + 50_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}}, "splits text"),
+        ({"normalizer": {"type": "NFC"}}, "splits text"),
+        ({"model": {"type": "WordLevel", "vocab": {"曹操": 0}, "unk_token": "a"}}, "byte-level BPE"),
+    ],
+)
+def test_a_page_is_refused_where_the_tokenizer_is_another(exported, tmp_path, fails, changes, words):
+    checkpoint = torch.load(exported / "best.pt", weights_only=True)
+    checkpoint["tokenizer"] = json.dumps(json.loads(checkpoint["tokenizer"]) | changes)
+    torch.save(checkpoint, tmp_path / "best.pt")
+    assert words in fails(export.main, [str(tmp_path), "--format=html"])
+    assert not (tmp_path / "model.html").exists()
+
+
+def test_a_page_is_refused_where_it_would_be_too_large(exported, fails, monkeypatch):
+    (exported / "model.html").write_text("mine")
+    for limit, words in (("LARGEST_VOCABULARY", "tokens"), ("LARGEST_PAGE", "MB")):
+        with monkeypatch.context() as patch:
+            patch.setattr(page, limit, 100)
+            error = fails(export.main, [str(exported), "--format=html"])
+            assert words in error and "--format=gguf" in error
+    assert (exported / "model.html").read_text() == "mine"
 
 
 def test_mistakes_are_one_line(exported, tmp_path, fails):

@@ -12,6 +12,7 @@ Writes  out/<run>/hf/, out/<run>/model.gguf or out/<run>/model.html, or what --o
 import contextlib
 import inspect
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -144,6 +145,9 @@ generate = pipeline("text-generation", model=".")  # this folder
 print(generate("你好", max_new_tokens=50)[0]["generated_text"])
 ```
 
+To try it without Python: `python -m tools.export {shlex.quote(run_name(run_dir))} --format=html` of the scripts that
+trained it writes a page that runs it in any browser.
+
 It continues text in the style of its corpus. It is no assistant, and what it says is not to be relied on. What it was
 not trained on it does not know; what stands in its corpus it may repeat word for word.
 """
@@ -272,7 +276,8 @@ def main(argv=None):
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
     print(f"{source}: step {checkpoint['step']:,}")
-    print(f"saved {out} ({size / 1e6:.1f} MB) in {time.perf_counter() - start:.1f} s")
+    how = "; open it in a browser" if args.format == "html" else ""
+    print(f"saved {out} ({size / 1e6:.1f} MB) in {time.perf_counter() - start:.1f} s{how}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 from lib.errors import UserError
 from lib.runs import LOG, run_name
 from lib.storage import is_number, read_json, write_text
-from lib.utf8 import N_STATES, TRANSITIONS
+from lib.utf8 import TRANSITIONS
 from model import GPT
 from tools.templates import load_template
 from train_tokenizer import SPLITS, new_tokenizer
@@ -24,13 +24,10 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
     Raises UserError if a browser could not run the model, or would split text in another way than the model knows.
     """
     model, c, tokenizer = text_model.model, text_model.model.config, text_model.tokenizer
-    settings, known = (json.loads(t.to_str()) for t in (tokenizer, new_tokenizer()))
-    if (
-        any(settings[key] != known[key] for key in ("normalizer", "pre_tokenizer"))
-        or settings["model"]["ignore_merges"]
-    ):
+    if splitting(tokenizer) != splitting(new_tokenizer()):
         raise UserError("a page splits text only as train_tokenizer.py does, this tokenizer does not; use --format=hf")
-    vocab, n_tokens = settings["model"]["vocab"], tokenizer.get_vocab_size()
+    bpe = json.loads(tokenizer.to_str())["model"]
+    vocab, n_tokens = bpe["vocab"], tokenizer.get_vocab_size()
     if n_tokens > LARGEST_VOCABULARY:
         raise UserError(f"{n_tokens:,} tokens are too many for a page ({LARGEST_VOCABULARY:,}); use --format=gguf")
     weights = base64.b64encode(b"".join(data.tobytes() for data, _ in tensors.values())).decode()
@@ -41,15 +38,13 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         "tensors": [(name, kind.name, model.get_parameter(name).numel()) for name, (_, kind) in tensors.items()],
         "splits": [split.replace(r"\"", '"') for split in SPLITS],  # JavaScript allows no needless backslash.
         "tokens": [piece.decode("latin-1") for piece in text_model.token_bytes[:n_tokens]],
-        "merges": [(vocab[first], vocab[second]) for first, second in settings["model"]["merges"]],
+        "merges": [(vocab[first], vocab[second]) for first, second in bpe["merges"]],
         "special": {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()},
         "bos": text_model.bos,
         "eos": text_model.eos,
         "transitions": TRANSITIONS,
-        "n_states": N_STATES,
     }
     script = load_template("model.js").render()
-    default = inspect.signature(GPT.stream).parameters  # those of sample.py too
     page = load_template("model.html").render(
         name=run_name(run_dir),
         n_parameters=sum(model.parameter_counts()),
@@ -59,7 +54,7 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         steps=checkpoint["step"],
         val_loss=checkpoint["val_loss"] if is_number(checkpoint.get("val_loss")) else None,
         prompt=c.prompts.split("|")[0],
-        sampling={name: parameter.default for name, parameter in default.items()},
+        sampling=inspect.signature(GPT.stream).parameters,  # with the defaults, those of sample.py too
         description=description,
         weights=weights,
         worker=load_template("model_worker.js").render(),
@@ -67,6 +62,13 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, page)
+
+
+def splitting(tokenizer):
+    """All that decides how a text is split, but for the merges."""
+    settings = json.loads(tokenizer.to_str())
+    model, words = settings["model"], [token["content"] for token in settings["added_tokens"] if not token["special"]]
+    return settings["normalizer"], settings["pre_tokenizer"], model["type"], model.get("ignore_merges"), words
 
 
 def characters_read(run_dir) -> int:

@@ -91,7 +91,7 @@ function draw(piece) {
   const span = document.createElement("span");
   span.className = piece.text ? "token" : "token bytes";
   span.textContent = piece.text || piece.name;
-  span.classList.toggle("line", piece.text.includes("\n"));  // It would have no size to point at.
+  span.classList.toggle("line", /^\s*\n$/.test(piece.text));  // Otherwise there is nothing to point at.
   span.style.setProperty("--s", Math.min(100, Math.round(piece.bits / 14 * 100)));
   find("written").append(span);
 }
@@ -119,7 +119,7 @@ function show(i) {
 }
 
 const visible = (text) => text.replaceAll("\n", "↵").replaceAll(" ", "␣");
-const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const percent = (share) => `${Number((100 * share).toPrecision(2))}%`;
 
 // Pointing at a token shows what is known of it. After a click that stays while the pointer goes on.
 function select(i) {

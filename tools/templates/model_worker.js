@@ -60,7 +60,8 @@ function readVocabulary() {
     return [pair(a, b), { rank, both }];
   }));
   // The state of the UTF-8 automaton of lib/utf8.py after each token, for each state before it.
-  const dead = model.n_states, step = new Uint8Array((dead + 1) * 256).fill(dead);
+  const dead = 1 + Math.max(...model.transitions.map(([state]) => state));  // where nothing can follow
+  const step = new Uint8Array((dead + 1) * 256).fill(dead);
   for (const [state, first, last, next] of model.transitions) {
     step.fill(next, 256 * state + first, 256 * state + last + 1);
   }
@@ -308,7 +309,7 @@ function write(tokens, settings, first) {
   const piece = { tokens: [], bits: 0 };
   let state = 0;
   do {
-    const scores = logits(tokens).map((score, token) => after[state][token] < model.n_states ? score : -Infinity);
+    const scores = logits(tokens).map((score, token) => after[state][token] < after.length ? score : -Infinity);
     if (!Number.isFinite(largest(scores))) throw new Error("the logits are not finite: the weights are damaged");
     const shares = softmax(scores);
     piece.others ??= likely(shares, 6);
