@@ -145,8 +145,8 @@ generate = pipeline("text-generation", model=".")  # this folder
 print(generate("你好", max_new_tokens=50)[0]["generated_text"])
 ```
 
-To try it without Python: `python -m tools.export {shlex.quote(run_name(run_dir))} --format=html` of the scripts that
-trained it writes a page that runs it in any browser.
+For people who have no Python, `python -m tools.export {shlex.quote(run_name(run_dir))} --format=html` of the scripts
+that trained it writes a page that runs it in any browser.
 
 It continues text in the style of its corpus. It is no assistant, and what it says is not to be relied on. What it was
 not trained on it does not know; what stands in its corpus it may repeat word for word.

@@ -80,8 +80,8 @@ const pair = (a, b) => 65536 * a + b;
 function encode(text) {
   let words = [text];
   for (const split of splits) words = words.flatMap((word) => isolate(word, split));
-  const byteTokens = (word) => Array.from(new TextEncoder().encode(word), (byte) => tokenOf.get(String.fromCharCode(byte)));
-  return words.flatMap((word) => merge(byteTokens(word)));
+  const byteToken = (byte) => tokenOf.get(String.fromCharCode(byte));
+  return words.flatMap((word) => merge(Array.from(new TextEncoder().encode(word), byteToken)));
 }
 
 // A word, cut before and after each match.
