@@ -3,7 +3,7 @@
     python -m tools.export                          the most recent run, for Hugging Face transformers
     python -m tools.export tiny --format=gguf       for llama.cpp, Ollama, LM Studio
     python -m tools.export tiny --format=gguf --type=q8_0
-    python -m tools.export tiny --format=html       one page that writes in any browser, without a network
+    python -m tools.export tiny --format=html       one page that writes in a browser, without a network
 
 Reads   out/<run>/best.pt (or ckpt.pt, with --last) and loss_log.json
 Writes  out/<run>/hf/, out/<run>/model.gguf or out/<run>/model.html, or what --out names
@@ -146,7 +146,7 @@ print(generate("你好", max_new_tokens=50)[0]["generated_text"])
 ```
 
 For people who have no Python, `python -m tools.export {shlex.quote(run_name(run_dir))} --format=html` of the scripts
-that trained it writes a page that runs it in any browser.
+that trained it writes a page that runs it in a browser.
 
 It continues text in the style of its corpus. It is no assistant, and what it says is not to be relied on. What it was
 not trained on it does not know; what stands in its corpus it may repeat word for word.
