@@ -7,28 +7,38 @@ Reads   out/<run>/report.html and data/<dataset>/bpe<vocab_size>/tokenizer.html,
 """
 
 import argparse
+import contextlib
 import itertools
 import shutil
 from pathlib import Path
-
-from playwright.sync_api import sync_playwright
 
 from config import Config
 from lib.run_log import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SCREENS = {"desktop": (1100, 800), "phone": (390, 844)}
+SCREENS = {"desktop": {"width": 1100, "height": 800}, "phone": {"width": 390, "height": 844}}
 
 
-def check(browser, page_file, screen, scheme, screenshots):
-    """Raise AssertionError unless the page renders without errors and its tokens tell what they know."""
-    width, height = SCREENS[screen]
-    touch = screen == "phone"
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch)
+@contextlib.contextmanager
+def opened(browser, **how):
+    """(a page, the addresses that it asks for). Nothing may go wrong in it."""
+    context = browser.new_context(**how)
     page, problems, requests = context.new_page(), [], []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("console", lambda message: problems.append(message.text))
     page.on("request", lambda request: requests.append(request.url))
+    yield page, requests
+    assert problems == [], problems
+    context.close()
+
+
+def is_dark(page):
+    return page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c < 100)")
+
+
+def check(page, requests, page_file, screen, scheme, screenshots):
+    """Raise AssertionError unless the page renders without errors and its tokens tell what they know."""
+    width, touch = page.viewport_size["width"], screen == "phone"
     page.goto(page_file.as_uri())
     assert requests == [page_file.as_uri()], requests  # and nothing else: no network, no other file
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the screen"
@@ -54,14 +64,11 @@ def check(browser, page_file, screen, scheme, screenshots):
     page.locator("h1").tap() if touch else page.locator("h1").hover()
     assert tip.is_hidden()
 
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c < 100)")
-    assert dark == (scheme == "dark")
-    assert problems == [], problems
+    assert is_dark(page) == (scheme == "dark")
     if screenshots:
         page.locator(".token").nth(20).scroll_into_view_if_needed()
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=screenshots / f"{page_file.stem}-{screen}-{scheme}.png", full_page=True)
-    context.close()
 
 
 def check_charts(page, smallest_text):
@@ -89,6 +96,8 @@ def check_charts(page, smallest_text):
 
 
 def main():
+    from playwright.sync_api import sync_playwright
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a name under out/")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="keep a picture of each page")
@@ -102,7 +111,9 @@ def main():
         for page_file in (run.folder / "report.html", config.tokens_dir / "tokenizer.html"):
             for screen in SCREENS:
                 for scheme in ("light", "dark"):
-                    check(browser, page_file, screen, scheme, args.screenshots)
+                    how = {"viewport": SCREENS[screen], "color_scheme": scheme, "has_touch": screen == "phone"}
+                    with opened(browser, **how) as (page, requests):
+                        check(page, requests, page_file, screen, scheme, args.screenshots)
                     print(f"{page_file.name}, {screen}, {scheme}: as it should be")
         browser.close()
 

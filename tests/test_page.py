@@ -17,6 +17,7 @@ import torch
 import config
 from model import next_token
 from sample import load
+from tests.browser import CHROMIUM, is_dark, opened
 from tools import export
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -43,8 +44,6 @@ CHARACTERS = [
 
 @pytest.fixture(scope="module")
 def browser():
-    from tests.browser import CHROMIUM
-
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -77,7 +76,7 @@ def kind(request):
 def worker(browser, run, kind, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "model.html"
     assert export.main([str(run), f"--type={kind}", f"--out={out}"]) == 0
-    with opened(browser, out) as (_, worker):
+    with opened_model(browser, out) as (_, worker):
         yield worker
 
 
@@ -92,19 +91,13 @@ def ours(run, kind):
 
 
 @contextlib.contextmanager
-def opened(browser, path, width=1000, **how):
-    """(a page, its worker), without a network. Nothing may go wrong in it, and it may ask for nothing."""
-    context = browser.new_context(viewport={"width": width, "height": 740}, offline=True, **how)
-    page, problems, requests = context.new_page(), [], []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("request", lambda request: requests.append(request.url))
-    with page.expect_worker() as worker:
-        page.goto(path.as_uri())
-    yield page, worker.value
-    assert problems == []
-    assert [url for url in requests if not url.startswith("blob:")] == [path.as_uri()]
-    context.close()
+def opened_model(browser, path, width=1000, **how):
+    """(the page of a model, its worker), without a network. It may ask for nothing."""
+    with opened(browser, viewport={"width": width, "height": 740}, offline=True, **how) as (page, requests):
+        with page.expect_worker() as worker:
+            page.goto(path.as_uri())
+        yield page, worker.value
+        assert [url for url in requests if not url.startswith("blob:")] == [path.as_uri()]
 
 
 def write(page, **settings):
@@ -197,7 +190,7 @@ def test_sampling_is_that_of_next_token(worker, changed):
 
 
 def test_seeds_repeat_and_a_stopped_text_goes_on(browser, page_file):
-    with opened(browser, page_file) as (page, _):
+    with opened_model(browser, page_file) as (page, _):
         whole = write(page, prompt="曹操", seed=3, length=120)
         assert whole.startswith("曹操") and len(whole) > 20
         assert write(page) == whole
@@ -217,7 +210,7 @@ def test_seeds_repeat_and_a_stopped_text_goes_on(browser, page_file):
 
 
 def test_another_token_may_be_chosen(browser, page_file):
-    with opened(browser, page_file) as (page, _):
+    with opened_model(browser, page_file) as (page, _):
         write(page, prompt="曹操", seed=3, length=60)
         before = page.locator("#written .token").all_text_contents()
         assert page.locator("#panel").is_hidden()
@@ -236,7 +229,7 @@ def test_another_token_may_be_chosen(browser, page_file):
 
 
 def test_the_keyboard_is_enough(browser, page_file):
-    with opened(browser, page_file) as (page, _):
+    with opened_model(browser, page_file) as (page, _):
         page.fill("#prompt", "曹操")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")  # Write
@@ -256,7 +249,7 @@ def test_the_keyboard_is_enough(browser, page_file):
 )
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_in_each_language(browser, page_file, locale, write_is, scheme):
-    with opened(browser, page_file, 360, locale=locale, color_scheme=scheme, has_touch=True) as (page, _):
+    with opened_model(browser, page_file, 360, locale=locale, color_scheme=scheme, has_touch=True) as (page, _):
         assert page.locator("#write").inner_text() == write_is
         page.locator("#knobs").tap()
         page.locator("#write").tap()
@@ -264,20 +257,24 @@ def test_a_phone_in_each_language(browser, page_file, locale, write_is, scheme):
         page.locator("#written .token").nth(5).tap()
         assert page.locator("#panel").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c < 100)")
-        assert dark == (scheme == "dark")
+        assert is_dark(page) == (scheme == "dark")
 
 
-def test_a_bad_number_is_shown(browser, page_file):
-    with opened(browser, page_file) as (page, _):
+def test_a_bad_number_is_shown_and_loses_nothing(browser, page_file):
+    with opened_model(browser, page_file) as (page, _):
+        before = write(page, prompt="曹操", seed=3, length=30)
+        page.locator("#written .token").nth(7).click()
+        page.locator("#knobs summary").click()
         page.evaluate("document.getElementById('temperature').value = -1")
-        page.click("#write")
-        assert page.locator("#temperature").is_visible() and page.locator("#stop").is_hidden()
+        for button in ("#write", "#more", "#others button >> nth=1"):
+            page.locator(button).click()
+            assert page.locator("#temperature").is_visible() and page.locator("#stop").is_hidden()
+            assert page.locator("#text").text_content() == before
 
 
 def test_a_name_may_hold_anything(browser, trained, tmp_path):
     name = '<img src=x onerror=alert(1)> & "{{ 7 * 7 }}"'
     shutil.copytree(trained / "out" / "run", tmp_path / name)
     assert export.main([str(tmp_path / name), "--format=html"]) == 0
-    with opened(browser, tmp_path / name / "model.html") as (page, _):
+    with opened_model(browser, tmp_path / name / "model.html") as (page, _):
         assert page.locator("h1").text_content() == page.title() == name

@@ -24,10 +24,10 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
     Raises UserError if a browser could not run the model, or would split text in another way than the model knows.
     """
     model, c, tokenizer = text_model.model, text_model.model.config, text_model.tokenizer
-    if splitting(tokenizer) != splitting(new_tokenizer()):
+    settings = json.loads(tokenizer.to_str())
+    if splitting(settings) != splitting(json.loads(new_tokenizer().to_str())):
         raise UserError("a page splits text only as train_tokenizer.py does, this tokenizer does not; use --format=hf")
-    bpe = json.loads(tokenizer.to_str())["model"]
-    vocab, n_tokens = bpe["vocab"], tokenizer.get_vocab_size()
+    vocab, n_tokens = settings["model"]["vocab"], tokenizer.get_vocab_size()
     if n_tokens > LARGEST_VOCABULARY:
         raise UserError(f"{n_tokens:,} tokens are too many for a page ({LARGEST_VOCABULARY:,}); use --format=gguf")
     weights = base64.b64encode(b"".join(data.tobytes() for data, _ in tensors.values())).decode()
@@ -38,7 +38,7 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         "tensors": [(name, kind.name, model.get_parameter(name).numel()) for name, (_, kind) in tensors.items()],
         "splits": [split.replace(r"\"", '"') for split in SPLITS],  # JavaScript allows no needless backslash.
         "tokens": [piece.decode("latin-1") for piece in text_model.token_bytes[:n_tokens]],
-        "merges": [(vocab[first], vocab[second]) for first, second in bpe["merges"]],
+        "merges": [(vocab[first], vocab[second]) for first, second in settings["model"]["merges"]],
         "special": {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()},
         "bos": text_model.bos,
         "eos": text_model.eos,
@@ -64,9 +64,8 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
     write_text(path, page)
 
 
-def splitting(tokenizer):
-    """All that decides how a text is split, but for the merges."""
-    settings = json.loads(tokenizer.to_str())
+def splitting(settings):
+    """All in a tokenizer.json that decides how a text is split, but for the merges."""
     model, words = settings["model"], [token["content"] for token in settings["added_tokens"] if not token["special"]]
     return settings["normalizer"], settings["pre_tokenizer"], model["type"], model.get("ignore_merges"), words
 

@@ -24,19 +24,21 @@ find("form").onsubmit = (event) => {
   event.preventDefault();
   prompt = find("prompt").value;
   seed = Number(find("seed").value || Math.floor(Math.random() * 1e6));
-  keep(0);
-  begin();
+  begin(0);
 };
 find("stop").onclick = () => {
   stop();
   find("more").focus();
 };
-find("more").onclick = () => begin();
+find("more").onclick = () => begin(pieces.length);
 find("form").addEventListener("invalid", () => { find("knobs").open = true; }, true);  // so that it can be seen
 
-// Write after the pieces that are there. first: the token to begin with, if the reader chose one.
-function begin(first) {
+// Keep the first n pieces, and write after them. first: the token to begin with, if the reader chose one.
+function begin(n, first) {
   if (!find("form").reportValidity()) return;
+  pieces = pieces.slice(0, n);
+  find("start").textContent = prompt;
+  while (find("written").children.length > n) find("written").lastChild.remove();
   const knobs = Array.from(document.querySelectorAll("#knobs input"), (knob) => [knob.id, Number(knob.value)]);
   const settings = { ...Object.fromEntries(knobs), seed }, written = pieces.flatMap((piece) => piece.tokens);
   worker.postMessage({ turn: ++turn, prompt, written, first, settings });
@@ -66,13 +68,13 @@ function update(problem) {
   find("write").hidden = writing;
   find("stop").hidden = !writing;
   find("more").hidden = writing || !pieces.length;
-  const state = writing ? say("writing", "正在写") : say("stopped", "停下了");
-  const figures = [problem ?? state, say(`${nTokens()} tokens`, `${nTokens()} 个 token`)];
-  if (began && nTokens() > began.tokens) {
-    const speed = Math.round((nTokens() - began.tokens) / (performance.now() - began.time) * 1000);
+  const state = writing ? say("writing", "正在写") : say("stopped", "停下了"), n = nTokens();
+  const figures = [problem ?? state, say(`${n} tokens`, `${n} 个 token`)];
+  if (began && n > began.tokens) {
+    const speed = Math.round((n - began.tokens) / (performance.now() - began.time) * 1000);
     figures.push(say(`${speed} a second`, `每秒 ${speed} 个`));
   }
-  if (!writing) figures.push(say(`seed ${seed}`, `种子 ${seed}`));
+  if (!writing && pieces.length) figures.push(say(`seed ${seed}`, `种子 ${seed}`));
   find("figures").textContent = figures.join(" · ");
   if (find("status").textContent !== figures[0]) find("status").textContent = figures[0];  // It is read aloud.
 }
@@ -80,12 +82,6 @@ function update(problem) {
 // --- The text
 
 find("surprise").onchange = () => find("text").classList.toggle("calm", !find("surprise").checked);
-
-function keep(n) {
-  pieces = pieces.slice(0, n);
-  find("start").textContent = prompt;
-  while (find("written").children.length > n) find("written").lastChild.remove();
-}
 
 function draw(piece) {
   const span = document.createElement("span");
@@ -113,7 +109,7 @@ function show(i) {
     const button = document.createElement("button");
     button.append(visible(text), Object.assign(document.createElement("small"), { textContent: percent(share) }));
     button.ariaPressed = token === tokens[0];
-    button.onclick = () => { keep(i); begin(token); };
+    button.onclick = () => begin(i, token);
     return button;
   }));
 }
