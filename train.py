@@ -305,7 +305,7 @@ def main(argv=None):
         if checkpoint and distributed.is_main:
             print(f"resumed {config.run_dir / LATEST} at step {first_step:,}")
             log.save(first_step)  # A crash may have come between the checkpoint and its log.
-        health = Health(device, precision.scaler, config.run_dir)
+        health = Health(device, precision.scaler, config)
 
         for step in range(first_step, config.max_steps + 1):
             lr = set_lr(optimizers, step, config)

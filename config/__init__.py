@@ -7,7 +7,10 @@ stranger's config is safe to run.
 
 import argparse
 import ast
+import codecs
+import contextlib
 import dataclasses
+import locale
 import sys
 from pathlib import Path
 
@@ -103,12 +106,13 @@ class Config:
         require("n_kv_head", self.n_head % self.n_kv_head == 0, f"does not divide n_head {self.n_head}")
         divides = self.batch_size % self.micro_size == 0
         require("micro_batch_size", divides, f"does not divide batch_size {self.batch_size}")
-        require("min_lr", self.min_lr <= self.learning_rate, f"is above learning_rate {self.learning_rate:g}")
+        lower = f"is above learning_rate {self.learning_rate:g}; add --min_lr={self.learning_rate / 10:g}"
+        require("min_lr", self.min_lr <= self.learning_rate, lower)
         require("dataset", self.dataset, "must not be empty")
         for key in ("dataset", "run"):
             name = getattr(self, key)
             plain = name not in (".", "..") and not any(c in "/\\:\0" for c in name)
-            require(key, plain, "must be a plain folder name, without a path")
+            require(key, plain, f"must be a plain folder name, without a path; give one with --{key}=NAME")
 
     @property
     def head_size(self) -> int:
@@ -270,14 +274,24 @@ def _find_file(name) -> Path:
     raise ValueError(name, f"not a config file; here are {known}{'' if name.endswith('.py') else meant}")
 
 
+def _decode(data):
+    """The text of a config file. Windows saves UTF-8 with a mark, UTF-16, or what is usual in the country."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    for encoding in ("utf-8-sig", locale.getencoding(), "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    return data.decode("latin-1")
+
+
 def _read_file(name, hint):
     """Yield (key, (value, where it was set)) for the assignments of a config file. It is parsed, never executed."""
     if not name:
         return
     path = _find_file(name)
     try:
-        with path.open(encoding="utf-8") as file:
-            tree = ast.parse(file.read(1 << 20))
+        with path.open("rb") as file:
+            tree = ast.parse(_decode(file.read(1 << 20)))
     except _NO_LITERAL as error:
         line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
         raise ValueError(f"{path}{line}", "not a config file: it must hold `name = value` lines only") from None

@@ -73,11 +73,18 @@ def _text_settings(config):
     return settings | {key: path and str(Path(path).absolute()) for key, path in paths.items()}
 
 
+def _is_same(one, other):
+    """Whether two settings are equal, or two paths lead to one file."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        return one == other or Path(one).samefile(other)
+    return False
+
+
 def say_what_is_replaced(config):
     """Warn if a new tokenizer takes the place of another text's, of which the tokens and runs become useless."""
     with contextlib.suppress(UserError, AttributeError):
         corpus = read_json(config.tokens_dir / "meta.json", HINT).get("settings", {}).get("corpus")
-        if corpus and corpus != _text_settings(config)["corpus"]:
+        if corpus and not _is_same(corpus, _text_settings(config)["corpus"]):
             print(f"warning: this replaces the tokenizer of {corpus}; --dataset=NAME keeps both")
 
 
@@ -90,7 +97,7 @@ def check_text(config, given, meta):
     for key, setting in settings.items():
         made_with = meta["settings"].get(key, setting)  # Older versions did not write it.
         is_moved = key in ("corpus", "val_corpus") and made_with and not Path(made_with).exists()
-        if key in given and setting != made_with and not is_moved:
+        if key in given and not is_moved and not _is_same(setting, made_with):
             raise UserError(
                 f"{given[key]}: {setting!r}, but the tokens in {config.tokens_dir} were made with {made_with!r};"
                 " run prepare.py with the same flags, or name another --dataset"
@@ -121,11 +128,12 @@ def read_meta(folder) -> dict:
     for path, meta in zip(paths, metas, strict=True):
         if meta["tokenizer_sha256"] != tokenizer:
             raise UserError(f"{path}: tokenizer.json has changed since the tokens were made; {meta['hint']}")
-        for key in ("shards", "corpus_bytes", "vocab_size", "dtype"):
-            if metas[0].get(key) != meta.get(key):
+        for key, mine in _preparation(meta).items():
+            first = _preparation(metas[0])[key]
+            if first != mine:
                 raise UserError(
-                    f"{paths[0]} and {path.name} are not of one preparation ({key}: {metas[0].get(key)} and"
-                    f" {meta.get(key)}); {HINT} for every shard"
+                    f"{paths[0]} and {path.name} are not of one preparation ({key}: {first} and {mine});"
+                    f" {HINT} for every shard"
                 )
     n = metas[0]["shards"]
     if missing := missing_shards(folder, n) if n > 1 else []:
@@ -140,6 +148,12 @@ def read_meta(folder) -> dict:
         total[split]["shards"] = [part["tokens"] for part in parts]
         total[split]["sha256"] = sha256("".join(part["sha256"] for part in parts)) if n > 1 else parts[0]["sha256"]
     return total
+
+
+def _preparation(meta) -> dict:
+    """What the shards of a corpus have in common. Where its text lies may differ from machine to machine."""
+    settings = {key: meta["settings"].get(key) for key in ("encoding", "text_key", "split", "val_fraction")}
+    return {key: meta.get(key) for key in ("shards", "corpus_bytes", "vocab_size", "dtype")} | settings
 
 
 def _read_one_meta(path) -> dict:

@@ -9,6 +9,9 @@ import sys
 
 from lib.other_names import hint
 
+# Control characters, line and paragraph separators, what reverses the order of writing, half characters.
+CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class UserError(Exception):
     """Bad input. The text is the whole message: what is wrong, where, and what to do next."""
@@ -25,16 +28,19 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         known = [flag for action in self._actions for flag in action.option_strings]
-        for word in itertools.takewhile(lambda word: word != "--", args):
+        for before, word in itertools.pairwise(["", *itertools.takewhile(lambda word: word != "--", args)]):
             flag, _, value = word.partition("=")
             # This comes before anything else, because argparse takes the value of an unknown flag for a run.
             if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in known:
-                self.error(f"unknown flag {flag}{hint(flag, known)}")
+                is_value = before in known and not flag.startswith("--")
+                self.error(f"unknown flag {flag}{f'; a value is {before}={word}' if is_value else hint(flag, known)}")
             if flag in known and value == "--":  # argparse would lose this value
                 self.error(f"{word}: -- cannot be the value of a flag")
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
+        if message.endswith("expected one argument"):
+            message += "; one that begins with - comes after a =, as in --prompt=-1"
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
 
@@ -112,5 +118,5 @@ def is_out_of_memory(error):
 
 
 def one_line(text) -> str:
-    """The text with line ends and other control characters, as names and values may hold them, made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    """Any text as a terminal may show it: line ends and other characters that control it are made visible."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)

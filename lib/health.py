@@ -13,8 +13,8 @@ NEVER = 1 << 40
 class Health:
     """Remembers that step on the device, so that no step waits for it; it is read before a save or a log line."""
 
-    def __init__(self, device, scaler, run_dir):
-        self.scaler, self.run_dir = scaler, run_dir
+    def __init__(self, device, scaler, config):
+        self.scaler, self.config = scaler, config
         self.bad_step = torch.full((), NEVER, device=device)
 
     def watch(self, step, loss, grad_norm):
@@ -29,7 +29,8 @@ class Health:
         if bad_step == NEVER and math.isfinite(val_loss) and not skipped_for_long:
             return
         raise UserError(
-            f"the loss or its gradient is no longer finite at step {min(bad_step, step):,}; {self.run_dir} keeps the"
-            " last good checkpoint. Try a lower learning_rate, more warmup_steps, a smaller grad_clip, or dtype float32"
-            " or bfloat16 for float16"
+            f"the loss or its gradient is no longer finite at step {min(bad_step, step):,}; {self.config.run_dir} keeps"
+            " the last good checkpoint. Try a lower learning_rate, more warmup_steps,"
+            f" {'a smaller grad_clip' if self.config.grad_clip else 'a grad_clip such as 1'}, or dtype float32 or"
+            " bfloat16 for float16"
         )

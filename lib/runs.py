@@ -31,18 +31,16 @@ def find_run(run, *names) -> Path:
     """
     out = config.ROOT / "out"
     found = [path for name in names for path in out.glob(f"*/{name}")]
+    places = (Path(run), out / run)  # A folder of that name need not be a run.
     if not run:
         if not found:
             raise UserError(f"no run in {out}; train one first: python train.py config/tiny.py")
-        folder = max(found, key=lambda path: path.stat().st_mtime).parent
-    else:
-        folder = next((path for path in (Path(run), out / run) if path.exists()), None)
-        if folder is None:
-            known = ", ".join(sorted({path.parent.name for path in found}))
-            raise UserError(f"no run named {run!r}; there is {known or 'none yet'}")
-        if folder.is_file():
-            return folder
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder} has no {' or '.join(names)}; train the run first, or name another with --run")
+        places = (max(found, key=lambda path: path.stat().st_mtime).parent,)
+    for path in (*(place / name for place in places for name in names), *places):
+        if path.is_file():
+            return path
+    folder = next((place for place in reversed(places) if place.exists()), None)
+    if folder:
+        raise UserError(f"{folder} has no {' or '.join(names)}; train the run first, or name another with --run")
+    known = ", ".join(sorted({path.parent.name for path in found}))
+    raise UserError(f"no run named {run!r}; there is {known or 'none yet'}")

@@ -3,11 +3,17 @@
 import contextlib
 import os
 import signal
+import threading
 
 from lib import distributed
 
 # Windows has no SIGHUP, the signal of a terminal that is closed.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ALL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def signals() -> tuple:
+    """The signals that can be heard: in a thread other than the main one, such as that of a web page, none can."""
+    return ALL if threading.current_thread() is threading.main_thread() else ()
 
 
 class StopSignal:
@@ -17,7 +23,7 @@ class StopSignal:
 
     def __enter__(self):
         # A shell starts a background job with SIGINT ignored, nohup with SIGHUP, and so it stays.
-        heard = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
+        heard = [n for n in signals() if signal.getsignal(n) != signal.SIG_IGN]
         self.previous = {n: signal.signal(n, self.receive) for n in heard}
         return self
 
@@ -46,7 +52,7 @@ class StopSignal:
 def signals_wait():
     """Let signals wait: a KeyboardInterrupt in the middle of torch.save can abort the process."""
     waiting = []
-    previous = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in SIGNALS}
+    previous = {number: signal.signal(number, lambda number, _: waiting.append(number)) for number in signals()}
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from lib.errors import UserError
@@ -31,16 +32,19 @@ def atomic_write(path, mode="wb"):
             yield file
             flush_to_disk(file)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # A full disk names no file.
+            error.filename = str(path)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # The new name must reach the disk too.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    if os.name == "posix":  # The new name should reach the disk too. Some shared folders and network drives refuse it.
+        with contextlib.suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def flush_to_disk(file):
@@ -53,7 +57,7 @@ def lock_folder(folder, name=".lock", wait=False):
     """Keep other processes from writing into a folder. The lock ends with the process, however that ends.
 
     name: the file of the lock; a folder may have several, each for some of its files. Raises UserError if another
-    process holds it, unless it is to wait.
+    process holds it, unless it is to wait. Where a drive knows no locks there is none, and a warning says so.
     """
     from filelock import FileLock, Timeout
 
@@ -62,6 +66,11 @@ def lock_folder(folder, name=".lock", wait=False):
         lock = FileLock(folder / name, blocking=wait).acquire()
     except Timeout:
         raise UserError(f"{folder} is being written by another process; wait for its end, or stop it") from None
+    except OSError as error:
+        if error.filename:  # The file of the lock cannot be made, so no other file can.
+            raise
+        print(f"warning: {folder} cannot be locked ({error.strerror}); let no two scripts write there", file=sys.stderr)
+        lock = contextlib.nullcontext()
     with lock:
         yield
 

@@ -34,7 +34,7 @@ class Tokens:
             )
         self.on_gpu = None
         if device.type == "cuda" and 4 * self.n_tokens < min(torch.cuda.mem_get_info(device)[0] / 4, 1 << 30):
-            self.on_gpu = torch.from_numpy(self.check(self.head(self.n_tokens)).astype(np.int32)).to(device)
+            self.on_gpu = torch.from_numpy(self.head(self.n_tokens).astype(np.int32)).to(device)
 
     def blocks(self, offsets):
         """The block_size + 1 ids from each offset: (B, block_size + 1), int64, on the device. offsets: numpy, (B,).
@@ -53,7 +53,7 @@ class Tokens:
         return ids.to(self.device, non_blocking=True)
 
     def check(self, ids):
-        if ids.max() >= self.vocab_size:
+        if ids.max(initial=0) >= self.vocab_size:
             raise UserError(
                 f"{self.paths[0]} is damaged, or a shard beside it: token id {ids.max()} is outside the vocabulary of"
                 f" {self.vocab_size}; run prepare.py again"
@@ -71,12 +71,12 @@ class Tokens:
         return np.concatenate(starts)
 
     def head(self, n):
-        """The first n token ids, or all if there are fewer: a numpy array."""
+        """The first n token ids, or all if there are fewer: a numpy array. Raises UserError if the file is damaged."""
         parts = []
         for shard in self.shards:
             parts.append(shard[:n])
             n -= len(parts[-1])
-        return np.concatenate(parts)
+        return self.check(np.concatenate(parts))
 
 
 def open_memmap(path, dtype):

@@ -35,6 +35,24 @@ def test_a_run_is_named_in_one_way_everywhere(run, fails, script):
     assert "here it is --run" in fails(script.main, ["--out_dir", "run", *more], code=2)
 
 
+@pytest.mark.parametrize("script", [plot_loss, sample, export, report])
+def test_a_folder_of_the_same_name_hides_no_run(run, home, monkeypatch, fails, script):
+    (home / "here" / "run").mkdir(parents=True)
+    (home / "here" / "best.pt").mkdir()
+    monkeypatch.chdir(home / "here")
+    more = PROMPT if script is sample else []
+    assert script.main(["run", *more]) == 0
+    (home / "here" / "other").mkdir()
+    assert "other has no " in fails(script.main, ["other", *more])
+
+
+def test_a_value_that_begins_with_a_dash_says_how_it_is_written(run, fails, capsys):
+    assert "as in --prompt=-1" in fails(sample.main, ["run", "--prompt", "-老周说"], code=2)
+    assert "unknown flag -abc; a value is --prompt=-abc" in fails(sample.main, ["run", "--prompt", "-abc"], code=2)
+    assert sample.main(["run", "--prompt=-老周说", "--max_new_tokens=0"]) == 0
+    assert capsys.readouterr().out == "-老周说\n"
+
+
 def test_plot_loss_takes_several_runs_in_each_form(run, home):
     shutil.copytree(run, run.parent / "second")
     for words in (["run", "second"], ["--run=run", "--run=second"], ["run", "--run=second"]):

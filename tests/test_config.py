@@ -191,11 +191,22 @@ def test_bad_flags_name_the_flag(refuses, argv, words):
         ("n_layer = \0", ["not a config file"]),
         ("n_kv_head = 4", ["mine.py", "n_kv_head", "n_head 6"]),
         ("tie_embeddings = 1", ["line 1", "True or False"]),
+        ("min_lr = 6e-4\nlearning_rate = 1e-4", ["line 1", "is above learning_rate 0.0001; add --min_lr=1e-05"]),
+        ("corpus = 'chat 12:30.txt'", ["line 1", "chat 12:30", "--dataset=NAME"]),
     ],
 )
 def test_bad_files_name_the_line(tmp_path, refuses, text, words):
     line = refuses(write(tmp_path, text))
     assert all(word in line for word in words), line
+
+
+def test_config_files_as_windows_saves_them(tmp_path):
+    text = '# 我的设置\r\nn_layer = 2\r\nprompts = "你好|"\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "gb18030"):
+        path = tmp_path / "mine.py"
+        path.write_bytes(text.encode(encoding))
+        config = load(str(path))
+        assert (config.n_layer, config.prompts) == (2, "你好|")
 
 
 def test_a_config_file_is_never_executed(tmp_path, refuses):

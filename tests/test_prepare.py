@@ -108,6 +108,9 @@ def test_stale_tokens(home, fails, capsys):
     assert train_tokenizer.main(flags) == 0 and prepare.main(flags) == 0
     assert train.main([*flags, "--overwrite"]) == 0
     assert "has changed" not in capsys.readouterr().out
+    (home / "link.txt").symlink_to(one)
+    for path in (home / "b" / ".." / "a" / "input.txt", home / "link.txt"):  # the same text
+        assert train.main([*flags, "--overwrite", f"--corpus={path}", "--dataset=input"]) == 0
     for words in ([f"--corpus={other}"], ["--val_fraction=0.2"], ["--split=line"]):
         assert "run prepare.py" in fails(train.main, [*flags, "--overwrite", *words])
     assert train_tokenizer.main([*flags, f"--corpus={other}"]) == 0

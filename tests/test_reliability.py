@@ -1,14 +1,18 @@
 """The promises of docs/RELIABILITY.md: the tools that prove them, each for a short while, and single cases."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,6 +62,39 @@ def test_data_reaches_the_disk_before_the_name_does(home, monkeypatch):
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
     write_json(home / "log.json", {"a": 1})
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+def fails_with(number, wanted=lambda *_: True):
+    """What a system call does that fails with this error for the arguments that are wanted."""
+
+    def call(*args):
+        if wanted(*args):
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP])
+def test_a_drive_that_cannot_flush_folders_keeps_all_files(book, monkeypatch, number):
+    """Shared folders of virtual machines, some network drives."""
+    monkeypatch.setattr(os, "fsync", fails_with(number, lambda file: stat.S_ISDIR(os.fstat(file).st_mode)))
+    for main in (train_tokenizer.main, prepare.main, train.main):
+        assert main(TINY) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_drive_without_locks_is_written_to_with_a_warning(book, monkeypatch, capsys, number):
+    """NFS without a lock daemon."""
+    monkeypatch.setattr(fcntl, "flock", fails_with(number))
+    assert prepare.main(TINY) == 0 and train.main(TINY) == 0
+    assert f"warning: {book / 'out' / 'run'} cannot be locked (" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_flushed_is_named_and_the_old_one_stays(book, fails, monkeypatch):
+    path = book / "data" / "book" / "bpe400" / "tokenizer.json"
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", fails_with(errno.EIO))
+    assert "bpe400/" in fails(train_tokenizer.main, TINY) and path.read_bytes() == before
 
 
 def test_what_a_killed_process_left_is_cleared_away(book):
@@ -217,6 +254,15 @@ def test_a_signal_that_is_ignored_stays_so(book, monkeypatch, number):
     finally:
         signal.signal(number, previous)
     assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 13
+
+
+def test_a_thread_hears_no_signals(book):
+    """Gradio and Streamlit call functions in a thread of their own."""
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(train.main(TINY)))
+    thread.start()
+    thread.join()
+    assert codes == [0] and (book / "out" / "run" / "best.pt").exists()
 
 
 def test_ctrl_c_while_a_tokenizer_is_learned(clone):
@@ -395,7 +441,9 @@ def test_what_the_fuzzer_found(run, book, home, fails):
 
 
 def test_an_error_is_one_line():
-    assert one_line("a\nb\x1b[1m\ud800 汉字") == "a\\nb\\x1b[1m\\ud800 汉字"
+    assert one_line("a\nb\x1b[1m\ud800 汉字\u2028\u202e") == "a\\nb\\x1b[1m\\ud800 汉字\\u2028\\u202e"
+    shown = "　　阿木 می\u200cروم 👩\u200d💻 e\u0301\xa0\xad"  # what a terminal shows
+    assert one_line(shown) == shown
 
 
 def test_deep_json_in_a_clone_of_poems(home, monkeypatch):
@@ -408,11 +456,22 @@ def test_deep_json_in_a_clone_of_poems(home, monkeypatch):
 # --- numbers
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_token_ids_outside_the_vocabulary(book, fails, split):
+    path = book / "data" / "book" / "bpe400" / f"{split}.bin"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    for more in ([], ["--prompts=|", "--plan"]):
+        assert f"{split}.bin is damaged" in fails(train.main, [*TINY, *more])
+
+
 def test_the_step_at_which_a_loss_stopped_being_finite_is_named(book, fails, monkeypatch):
     models, gpt = [], train.GPT
     monkeypatch.setattr(train, "GPT", lambda *args: models.append(gpt(*args)) or models[-1])
-    at_step(monkeypatch, 13, lambda: models[0].norm.weight.data.fill_(math.inf))
+    at_step(monkeypatch, 13, lambda: models[-1].norm.weight.data.fill_(math.inf))
     assert "at step 13" in fails(train.main, [*TINY, "--log_interval=1000"])
+    again = [*TINY, "--overwrite", "--grad_clip="]
+    assert "a smaller grad_clip, " in fails(train.main, again[:-1])
+    assert "a grad_clip such as 1, " in fails(train.main, [*again[:-1], "--grad_clip=0"])
 
 
 def test_fp16_gradients_that_never_stop_overflowing(book, fails, monkeypatch):
