@@ -30,7 +30,7 @@ class Config:
 
     # corpus and tokenizer
     dataset: str = _key("poetry", "name of the corpus: its folder is data/<dataset>")
-    corpus: str = _key("", "your own text: a .txt, .md, .jsonl or .json file, or a folder of them")
+    corpus: str = _key("", "your own text: a file such as .txt, .md, .jsonl or .csv, or a folder of them")
     val_corpus: str = _key("", "a text for validation ('': the end of the corpus)")
     encoding: str = _key("auto", "of the corpus files: auto, or any name Python knows (utf-8, gb18030, big5)")
     text_key: str = _key("", "the key of the text in JSON records, or several, joined: instruction,input,output")

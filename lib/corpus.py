@@ -3,11 +3,13 @@
 import collections
 import dataclasses
 
-from lib.documents import SEPARATORS, read, separator
+from lib.documents import SEPARATORS, read, separator, values
 from lib.encoding import check_name
 from lib.errors import UserError, one_line
-from lib.files import characters, cut_files, find_encoding, find_files
-from lib.records import CHATS, find_keys, read_values
+from lib.files import NO_TEXT, OTHERS, can_be_cut, cut_files, find_encoding, find_files
+from lib.records import CHATS, find_keys
+
+HINTS = {OTHERS: "; what is text among them is read if it is named .txt", NO_TEXT: "; --corpus=FILE says why"}
 
 
 class Corpus:
@@ -34,14 +36,22 @@ class Corpus:
             if not paths:
                 raise UserError(f"val_corpus: {config.val_corpus} is all that the corpus has; name another text")
         self.files = {path: path.stat() for path in paths}
-        self.parts, self.notes = [], []
-        for part in cut_files({path: stat.st_size for path, stat in self.files.items()}, config.encoding, shard):
-            part, notes = find_encoding(part, config.encoding)
-            if part.is_records:
-                record, where = next(read_values(characters(part), part.where), ("", ""))
-                part = dataclasses.replace(part, keys=find_keys(record, config.text_key, where))
+        self.parts, self.notes, unread = [], [], {}
+        sizes = {path: stat.st_size for path, stat in self.files.items()}
+        for part in cut_files(sizes, config.encoding, shard):
+            try:
+                part, notes = find_encoding(part, config.encoding)
+                if part.is_records:  # Those at the beginning of the file decide, so that all shards of it agree.
+                    keys = find_keys(values(dataclasses.replace(part, begin=0)), config.text_key)
+                    part = dataclasses.replace(part, keys=keys)
+            except UserError as error:  # of one file among many
+                unread[part.path] = error
+                continue
             self.parts.append(part)
             self.notes += notes
+        if len(unread) > len(self.parts):
+            raise next(iter(unread.values()))
+        self.skipped[NO_TEXT] = list(unread)
         self.characters = self.bytes = self.documents = self.longest = length = 0
         self.tally = collections.Counter()
         for text, is_new in self.pieces(self.tally):
@@ -53,9 +63,11 @@ class Corpus:
         if not self.characters and shard == (1, 1):
             raise UserError(f"the corpus {paths[0]} holds no text")
         if not self.characters:
-            raise UserError(
-                f"shard {shard[0]}/{shard[1]} holds no text: the corpus is too small for so many; use fewer"
-            )
+            whole = next((path for path in sizes if not can_be_cut(path, sizes[path], config.encoding)), None)
+            reason = "the corpus is too small for so many"
+            if whole:
+                reason = f"{whole} stays whole, as its lines end without \\n, or it is UTF-16, or a record has several"
+            raise UserError(f"shard {shard[0]}/{shard[1]} holds no text: {reason}; use fewer")
 
     @property
     def file_bytes(self):
@@ -70,17 +82,17 @@ class Corpus:
         """What was found, with the first line as decoded: the reader sees a wrong encoding at once."""
         for part in self.parts[:5]:
             text = next((text for text, _ in read(part, self.config.split)), "")
-            print(f"{part.path} ({part.encoding}): {' '.join(text[:200].split())[:40]} …")
+            print(one_line(f"{part.path} ({part.encoding}): {' '.join(text[:200].split())[:40]} …"))
         if len(self.parts) > 5:
             print(f"… and {len(self.parts) - 5} more files")
         for note in self.notes:
-            print(note)
+            print(one_line(note))
         for keys in sorted({part.keys for part in self.parts} - {(), ("text",)}):
             turns = ", a turn a paragraph" if keys[0] in CHATS else ""
-            print(f"the text of a record is its {' and '.join(keys)}{turns}; --text_key=KEY takes another")
+            print(one_line(f"the text of a record is its {' and '.join(keys)}{turns}; --text_key=KEY takes another"))
         for word in SEPARATORS:
             if self.tally[word] and not self.config.split:
-                print(f"{self.tally[word]:,} lines are {word}; --split='{word}' makes documents of them")
+                print(f"{self.tally[word]:,} lines end in {word}; --split='{word}' makes documents of them")
         if self.tally["without text"]:
             print(f"skipped records without text: {self.tally['without text']:,}")
         if self.tally["half characters"]:
@@ -88,7 +100,8 @@ class Corpus:
         for kind, paths in self.skipped.items():
             if paths:
                 names = ", ".join(one_line(path.name) for path in paths[:5])
-                print(f"skipped {kind} ({len(paths):,}): {names}{', …' if len(paths) > 5 else ''}")
+                hint = HINTS.get(kind, "")
+                print(f"skipped {kind} ({len(paths):,}): {names}{', …' if len(paths) > 5 else ''}{hint}")
         print(f"{self.documents:,} documents, {self.characters:,} characters, {self.bytes / 1e6:.1f} MB as UTF-8")
         if self.val:
             print("and for validation:")

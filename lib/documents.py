@@ -5,10 +5,17 @@ import itertools
 import re
 
 from lib.errors import UserError
-from lib.files import PIECE, characters
-from lib.records import read_values, to_text
+from lib.files import PIECE, TABLES, characters
+from lib.records import read_rows, read_values, to_text
 
-SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>", "[SEP]")  # in texts for other tools
+SEPARATORS = {  # what ends a document in texts for other tools, and what begins one there
+    "<|endoftext|>": "<|startoftext|>",
+    "<|end_of_text|>": "<|begin_of_text|>",
+    "<|im_end|>": "<|im_start|>",
+    "</s>": "<s>",
+    "<eos>": "<bos>",
+    "[SEP]": "[CLS]",
+}
 
 # In characters.
 LONGEST_LINE = 1 << 16  # A longer line is cut into parts, so that memory stays flat.
@@ -19,7 +26,7 @@ LONGEST_SEPARATOR = 1 << 12
 def read(part, split="", tally=None):
     """Yield (text, whether a document begins here). A piece ends where a line does, if it can.
 
-    split: of the config. tally: a Counter that learns of records without text, and of lines that are separators.
+    split: of the config. tally: a Counter that learns of records without text, and of lines that end in separators.
     """
     tally = collections.Counter() if tally is None else tally
     if part.is_records:
@@ -32,7 +39,7 @@ def read(part, split="", tally=None):
 def separator(split):
     """What stands between the documents of a text: a compiled pattern. split: of the config. Raises UserError."""
     if split in SEPARATORS:
-        return re.compile(re.escape(split))
+        return re.compile(f"{re.escape(split)}|{re.escape(SEPARATORS[split])}")
     try:
         return re.compile({"line": r"\n", "blank": r"\n\s*\n"}.get(split, split), re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:
@@ -43,13 +50,19 @@ def _whole(part, tally):
     """A file is a document."""
     for i, text in enumerate(characters(part)):
         for word in SEPARATORS:
-            tally[word] += text.count(f"\n{word}\n")
+            tally[word] += text.count(f"{word}\n")
         yield text, i == 0
+
+
+def values(part):
+    """Yield (value, its place for an error message) of the records in a part."""
+    read = read_rows if part.path.suffix.lower() in TABLES else read_values
+    return read(characters(part), part.where)
 
 
 def _records(part, tally):
     """A record is a document."""
-    for value, where in read_values(characters(part), part.where):
+    for value, where in values(part):
         text = to_text(value, part.keys, where)
         try:
             text.encode()

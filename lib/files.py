@@ -3,14 +3,24 @@
 import dataclasses
 import io
 import json
+import os
 import re
 from pathlib import Path
 
 from lib.encoding import DAMAGE, MARK, guess
 from lib.errors import UserError, one_line
 
-TEXTS, RECORDS = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson")
-TABLES = {".parquet": "parquet", ".csv": "csv", ".tsv": "table"}  # and what reads them in pandas
+TEXTS, JSON, TABLES = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
+KNOWN = TEXTS + JSON + TABLES
+ADVICE = {  # for what holds texts, but is none
+    ".parquet": 'make a .jsonl of it: python -c "import pandas; pandas.read_parquet({name!r})'
+    ".to_json('{stem}.jsonl', orient='records', lines=True, force_ascii=False)\"",
+    ".zip": 'unpack it: python -m zipfile -e "{name}" "{stem}"',
+    ".tar": 'unpack it: python -m tarfile -e "{name}" "{stem}"',
+    ".tgz": 'unpack it: python -m tarfile -e "{name}" "{stem}"',
+    ".gz": 'unpack it: python -m gzip -d "{name}"',
+}
+OTHERS, NO_TEXT = "files of other kinds", "files without text, or damaged"
 PIECE = 1 << 16  # characters read at a time
 SAMPLE, N_SAMPLES = 1 << 16, 16  # bytes that an encoding is guessed from, and places they are taken from
 
@@ -27,7 +37,7 @@ class Part:
 
     @property
     def is_records(self):
-        return self.path.suffix.lower() in RECORDS
+        return self.path.suffix.lower() in JSON + TABLES
 
     @property
     def where(self):
@@ -38,42 +48,55 @@ class Part:
 def find_files(config):
     """(the files of a corpus in their order, {kind: files that were passed over}). Raises UserError."""
     folder = config.corpus_dir
-    if config.corpus:
-        places = [Path(config.corpus)]
-    else:
-        places = [folder / f"corpus{suffix}" for suffix in (*TEXTS, *RECORDS, "")]
+    places = [Path(config.corpus)] if config.corpus else [folder / f"corpus{suffix}" for suffix in (*KNOWN, "")]
     place = next((p for p in places if p.exists()), None)
     if place is None:
         fetch = f"python data/{config.dataset}.py"
         known = (folder.parent / f"{config.dataset}.py").exists()
         hint = f"fetch it: {fetch}" if known else f"put your text into {places[0]}, or name it with --corpus"
         raise UserError(f"no corpus at {places[0]}; {hint}")
-    if not place.is_dir():
-        if problem := _why_not(place):
-            raise UserError(f"{place}: {problem}")
+    if not place.is_dir():  # A file that is named is read if it is text, whatever it is called.
+        if advice := _advice(place):
+            raise UserError(f"{place}: {advice}")
         return [place], {}
     files, hidden, tokens, others = [], [], [], []
-    paths = sorted((path for path in place.rglob("*") if path.is_file()), key=_as_people_count)
+    paths, lost = _walk(place)
     made = {path.parent for path in paths if path.name == "tokenizer.json"}  # by train_tokenizer.py, inside the folder
-    for path in paths:
+    for path in sorted(paths, key=_as_people_count):
         is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(place).parts)
-        (hidden if is_hidden else tokens if path.parent in made else others if _why_not(path) else files).append(path)
+        is_known = path.suffix.lower() in KNOWN
+        (hidden if is_hidden else tokens if path.parent in made else files if is_known else others).append(path)
     if not files:
-        reason = f"; {others[0].name}: {_why_not(others[0])}" if others else ""
-        raise UserError(f"the corpus folder {place} holds no {', '.join(TEXTS + RECORDS)} file{reason}")
-    return files, {"hidden files": hidden, "files beside a tokenizer": tokens, "files of other kinds": others}
+        advice = _advice(others[0]) or f"to read {others[0].name}, name it .txt" if others else "put your text there"
+        raise UserError(f"the corpus folder {place} holds no {', '.join(KNOWN)} file; {advice}")
+    return files, {
+        "links that lead nowhere new, and what cannot be opened": lost,
+        "hidden files": hidden,
+        "files beside a tokenizer": tokens,
+        OTHERS: others,
+    }
 
 
-def _why_not(path):
-    """Why a file cannot be read as a corpus, and what to do; None if it can."""
-    suffix = path.suffix.lower()
-    if suffix in TEXTS + RECORDS:
-        return None
-    if suffix in TABLES:
-        frame = f"pandas.read_{TABLES[suffix]}({path.name!r})"
-        target = f"to_json({path.stem + '.jsonl'!r}, orient='records', lines=True, force_ascii=False)"
-        return f'make a .jsonl of it: python -c "import pandas; {frame}.{target}"'
-    return f"a corpus is a {', '.join(TEXTS + RECORDS)} file, or a folder of them; save it as one of these"
+def _walk(place):
+    """(the files in a folder and behind its links, each folder once; what cannot be followed), two lists of paths."""
+    paths, lost = [], []
+    seen = set(place.resolve().parents)  # A link to one of these would bring its own folder again.
+    for folder, subfolders, names in os.walk(place, followlinks=True, onerror=lambda e: lost.append(Path(e.filename))):
+        if (real := Path(folder).resolve()) in seen:
+            lost.append(Path(folder))
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders.sort(key=lambda name: (Path(folder, name).is_symlink(), name))
+        for path in (Path(folder, name) for name in names):
+            (paths if path.is_file() else lost).append(path)
+    return paths, lost
+
+
+def _advice(path):
+    """What to do with a file that holds texts, but is none; "" where nothing is known."""
+    advice = ADVICE.get(".tar" if path.stem.endswith(".tar") else path.suffix.lower(), "")
+    return advice.format(name=path.name, stem=path.stem)
 
 
 def _as_people_count(path):
@@ -111,6 +134,11 @@ def _next_line(path, place, size, wanted):
     return size
 
 
+def can_be_cut(path, size, wanted):
+    """Whether a file can be in several shards. An empty one stands in nobody's way."""
+    return size < 2 or _next_line(path, 1, size, wanted) < size
+
+
 def _has_plain_lines(path, size, wanted):
     """Whether a file can be cut after any line end. If not, it stays whole, in the shard in which it starts."""
     with open(path, "rb") as file:
@@ -118,7 +146,9 @@ def _has_plain_lines(path, size, wanted):
     encoding = wanted if wanted != "auto" else guess([head[:4096]])[0] or "utf-8"
     if not "\n\n".encode(encoding).endswith(b"\n\n"):
         return False  # UTF-16 or UTF-32
-    if path.suffix.lower() not in RECORDS:
+    if path.suffix.lower() in TABLES:  # Their first line names the columns, and a field may have several lines.
+        return False
+    if path.suffix.lower() not in JSON:
         return True
     first_line, line_end, _ = head.decode(encoding, "ignore").lstrip("\ufeff \r\n").partition("\n")
     try:

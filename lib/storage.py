@@ -1,6 +1,7 @@
 """Files that are never half-written: atomic writing, the lock of a folder, JSON, checksums."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -69,10 +70,15 @@ def lock_folder(folder, name=".lock", wait=False):
     except OSError as error:
         if error.filename:  # The file of the lock cannot be made, so no other file can.
             raise
-        print(f"warning: {folder} cannot be locked ({error.strerror}); let no two scripts write there", file=sys.stderr)
+        warn_once(f"{folder} cannot be locked ({error.strerror}); let no two scripts write there")
         lock = contextlib.nullcontext()
     with lock:
         yield
+
+
+@functools.cache
+def warn_once(text):
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def remove_leftovers(folder):

@@ -190,8 +190,52 @@ def test_where_a_corpus_may_be(home, tmp_path):
         content = json.dumps([name]) if name.endswith("json") else name
         (home / "data" / "x" / name).write_text(content, encoding="utf-8")
         assert text_of(Corpus(Config(dataset="x"))) == name
-    with pytest.raises(UserError, match=r"a corpus is a \.txt"):
-        Corpus(Config(corpus=str(folder / "c.pdf")))
+    assert text_of(Corpus(Config(corpus=str(folder / "c.pdf")))) == "no"  # A file that is named is read if it is text.
+
+
+def test_links_are_followed(tmp_path, capsys):
+    for name in ("store/deep/a.txt", "store/b.txt", "corpus/own.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\n", encoding="utf-8")
+    links = {"more": "../store", "again": "../store/deep", "up": "..", "gone.txt": "nowhere", "gone": "nowhere"}
+    links |= {"file.txt": "../store/b.txt", "loop.txt": "loop.txt"}
+    for name, target in links.items():
+        (tmp_path / "corpus" / name).symlink_to(target)
+    (tmp_path / "store" / "back").symlink_to("../corpus")
+    c = read(tmp_path / "corpus")
+    assert documents(c) == ["store/deep/a.txt\n", "store/b.txt\n", "store/b.txt\n", "corpus/own.txt\n"]
+    c.describe()
+    out = capsys.readouterr().out
+    [line] = [line for line in out.splitlines() if line.startswith("skipped links that lead nowhere new")]
+    assert "(6): " in line and {"gone", "gone.txt", "loop.txt", "up"} & set(line.split(": ")[1].split(", "))
+    (tmp_path / "corpora").mkdir()
+    (tmp_path / "corpora" / "books").symlink_to("../store")
+    assert "b.txt" in text_of(read(tmp_path / "corpora"))
+
+
+def test_a_file_without_text_is_passed_over_unless_most_are_such(tmp_path, capsys):
+    for i in range(5):
+        (tmp_path / f"{i}.txt").write_text(CHINESE * 100, encoding="utf-8")
+    (tmp_path / "5.txt").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "6.txt").write_bytes(damaged("utf-8", 200, "all over"))
+    read(tmp_path).describe()
+    assert "skipped files without text, or damaged (2): 5.txt, 6.txt" in capsys.readouterr().out
+    for name in ("5.txt", "6.txt"):
+        with pytest.raises(UserError, match=name):
+            read(tmp_path / name)
+    for i in range(4):
+        (tmp_path / f"{i}.txt").unlink()
+    with pytest.raises(UserError, match=r"5\.txt: not a text file"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["film.srt", "main.py", "wiki_00", "诗.v1"])
+def test_a_named_file_is_read_if_it_is_text(tmp_path, capsys, name):
+    path = tmp_path / name
+    path.write_text(CHINESE, encoding="utf-8")
+    assert text_of(read(path)) == CHINESE
+    with pytest.raises(UserError, match=rf"holds no \.txt, .* file; to read {name}, name it \.txt"):
+        read(tmp_path)
 
 
 def test_a_folder_as_people_have_it(tmp_path, capsys):
@@ -201,6 +245,7 @@ def test_a_folder_as_people_have_it(tmp_path, capsys):
     for name in texts + skipped:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name, encoding="utf-8")
+    (tmp_path / "书.csv").write_text("名,页\n一,1\n", encoding="utf-8")
     (tmp_path / "附录" / "2.JSONL").write_text('{"text": "JSONL"}\n', encoding="utf-8")
     c = read(tmp_path)
     assert documents(c) == [*texts, "JSONL"]
@@ -208,19 +253,20 @@ def test_a_folder_as_people_have_it(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "skipped hidden files (4): " in out and "._第2章.txt" in out
     assert "skipped files beside a tokenizer (3): merges.txt" in out
-    assert "skipped files of other kinds (2): cover.png, 书.csv" in out
+    assert "skipped files of other kinds (1): cover.png; what is text among them is read if it is named .txt" in out
+    assert "skipped files without text, or damaged (1): 书.csv; --corpus=FILE says why" in out
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("诗 1.parquet", r"read_parquet\('诗 1.parquet'\)\.to_json\('诗 1.jsonl', orient='records', lines=True"),
-        ("x.CSV", r"read_csv\('x.CSV'\)"),
-        ("x.tsv", r"read_table\("),
-        ("x.docx", r"a corpus is a \.txt"),
+        ("诗 1.txt.gz", r'python -m gzip -d "诗 1\.txt\.gz"'),
+        ("诗 1.ZIP", r'python -m zipfile -e "诗 1\.ZIP" "诗 1"'),
+        ("x.tar.xz", r'python -m tarfile -e "x\.tar\.xz" "x\.tar"'),
     ],
 )
-def test_tables_and_other_files_say_how_to_convert_them(tmp_path, name, words):
+def test_what_holds_texts_says_how_to_get_at_them(tmp_path, name, words):
     path = tmp_path / name
     path.write_bytes(b"PAR1")
     for place in (path, tmp_path):  # also as all that a folder has
@@ -239,6 +285,8 @@ def test_tables_and_other_files_say_how_to_convert_them(tmp_path, name, words):
         ("blank", "\n\n一\n一\n\n　　二\n \t\n\n\n三\n", ["一\n一", "　　二", "三\n"]),
         ("<|endoftext|>", "一\n<|endoftext|>\n二 <|endoftext|><|endoftext|>三", ["一\n", "二 ", "三"]),
         ("[SEP]", "一[SEP]二S", ["一", "二S"]),
+        ("<|endoftext|>", "<|startoftext|>一<|endoftext|>\n<|startoftext|>二<|endoftext|>\n", ["一", "二"]),
+        ("</s>", "<s>一</s>\n<s>二</s>", ["一", "二"]),
         (r"-{3,}\n", "一\n-----\n二--\n--------\n\n三---", ["一\n", "二--\n", "三---"]),
         ("^(?=第)", "序\n第一章\n说第\n第二章\n", ["序\n", "第一章\n说第\n", "第二章\n"]),
         (r"(?<=。\n)\s*", "一。\n\n  二\n。\n三", ["一。\n", "二\n。\n", "三"]),
@@ -266,13 +314,13 @@ def test_documents_of_a_long_text(tmp_path, monkeypatch):
 
 def test_separators_are_noticed(tmp_path, capsys):
     path = tmp_path / "x.txt"
-    path.write_text("一\n<|endoftext|>\n二\n<|endoftext|>\n三 </s>", encoding="utf-8")
+    path.write_text("一\n<|endoftext|>\n二<|endoftext|>\n三 </s>", encoding="utf-8")
     read(path).describe()
     out = capsys.readouterr().out
-    assert "2 lines are <|endoftext|>; --split='<|endoftext|>'" in out and "</s>" not in out.split("lines are")[1]
+    assert "2 lines end in <|endoftext|>; --split='<|endoftext|>'" in out and "</s>" not in out.split("lines end")[1]
     read(path, split="<|endoftext|>").describe()
     out = capsys.readouterr().out
-    assert "3 documents" in out and "lines are" not in out
+    assert "3 documents" in out and "lines end" not in out
 
 
 @pytest.mark.parametrize("split", ["(", "*", "a{99999999999}", "(?P<a"])

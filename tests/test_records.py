@@ -1,5 +1,6 @@
 """The texts of JSON records, whatever their keys and however they are written."""
 
+import csv
 import json
 
 import pytest
@@ -51,7 +52,9 @@ def test_records_are_found_however_they_are_written(tmp_path, monkeypatch, suffi
         ({"raw_content": "一", "url": "x", "meta": {}}, "", "一"),
         ({"completion": "一", "id": "x"}, "", "一"),
         ({"story": "一"}, "", "一"),
-        ({"whatever": "一", "n": 3}, "", "一"),  # the only text there is
+        ({"whatever": "清晨，老渔夫在码头修椅子。", "n": 3, "id": "u1"}, "", "清晨，老渔夫在码头修椅子。"),
+        ({"a": {"b": [{"c": "一"}, {"c": "二", "d": "三"}]}}, "a.b.c", "一\n二"),
+        ({"a.b": "一", "a": {"b": "二"}}, "a.b", "一"),
         ({"text": "一", "content": "二"}, "", "一"),
         ({"text": "一", "content": "二"}, "content", "二"),
         ({"title": "一", "body": ["二", None, "三"]}, "title, body", "一\n二\n三"),
@@ -76,11 +79,14 @@ def test_where_the_text_of_a_record_is(tmp_path, capsys, record, keys, expected)
 
 def test_records_without_text_are_skipped_and_counted(tmp_path, capsys):
     values = [{"text": "一"}, {"text": None}, {"text": ""}, {"text": " \n"}, {"text": "二", "more": 1}, {"text": []}]
+    values += [{"text": 666}, {"text": True}, {"text": float("nan")}, 3, None]
     path = tmp_path / "x.jsonl"
     assert documents(path, lines(values)) == ["一", "二"]
     Corpus(Config(corpus=str(path))).describe()
     out = capsys.readouterr().out
-    assert "skipped records without text: 4" in out and "2 documents, 2 characters" in out
+    assert "skipped records without text: 9" in out and "2 documents, 2 characters" in out
+    with pytest.raises(UserError, match="holds no text"):
+        documents(path, lines(values[5:]))
 
 
 def test_half_characters_are_replaced_and_counted(tmp_path, capsys):
@@ -97,11 +103,9 @@ def test_half_characters_are_replaced_and_counted(tmp_path, capsys):
         ('{"text": "x"', "not JSON"),
         ("[" * 100_000, "nested too deeply"),
         ('{"text": ' + "[" * 500 + "]" * 500 + "}", "not a text"),
-        ("3", "not a record"),
-        ("null", "not a record"),
+        ("[3]\n", "not a record"),
         ('{"txt": "x", "id": 7}', "keys are txt, id.*--text_key"),
-        ('{"text": 3}', "text is not a text; its keys are text"),
-        ('{"text": {"a": "b"}}', "not a text"),
+        ('{"text": {"a": "b"}}', "text is not a text; its keys are text.a"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path, line, words):
@@ -115,6 +119,14 @@ def test_a_bad_record_is_named(tmp_path, line, words):
         ({"a": "x", "b": "y"}, "", "which key.*--text_key.*keys are a, b"),
         ({"content": "x", "body": "y"}, "", "which key.*--text_key.*keys are content, body"),
         ({"n": 3}, "", "keys are n"),
+        ({"id": "u000001", "dialog": ["一", "二"]}, "", "which key.*keys are id, dialog"),
+        (
+            {"version": "v2.0", "data": [{"title": "一", "paragraphs": [{"context": "二", "qas": [{"id": "3"}]}]}]},
+            "",
+            r"which key.*keys are version, data\.title, data\.paragraphs\.context, data\.paragraphs\.qas\.id",
+        ),
+        ({"url": "https://example.org/a/long/address/of/a/page.html", "lines": []}, "", "keys are url, lines"),
+        ({"a": {"b": "一"}}, "a.c", r"lacks a\.c; its keys are a\.b"),
         ({}, "", "keys are none"),
         ({"text": "x"}, "content", "lacks content; its keys are text"),
         ({"text": "x"}, "a,b", "lacks a and b"),
@@ -130,3 +142,59 @@ def test_the_line_of_a_bad_record_in_a_long_list(tmp_path, monkeypatch):
     text = json.dumps([{"text": "字\n" * 300}] * 20, indent=0)
     with pytest.raises(UserError, match=r"line 63: not JSON"):  # A record has three lines here.
         documents(tmp_path / "x.json", text[:-1] + ",\n{]")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            [{"id": f"u{i:06}", "role": "the same long words in every record"} for i in range(400)],
+            "id, role",
+        ),
+        ([{"name": "阿木", "time": f"2024-05-01 12:{i % 60:02}"} for i in range(400)], "name, time"),
+        ([{"a": TEXTS[0] * (i + 1), "b": TEXTS[1] * (i + 1)} for i in range(5)], "a, b"),
+    ],
+)
+def test_what_does_not_read_like_the_text_is_not_taken_for_it(tmp_path, values, words):
+    with pytest.raises(UserError, match=f"x.jsonl line 1: which key.*its keys are {words}"):
+        documents(tmp_path / "x.jsonl", lines(values))
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030", "utf-16"])
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".CSV", ";"), (".tsv", "\t")])
+def test_tables_as_excel_saves_them(tmp_path, capsys, suffix, delimiter, encoding):
+    texts = [f"{text}{i}，“他”说\n" for i, text in enumerate(TEXTS * 100)]
+    path = tmp_path / f"chat{suffix}"
+    with open(path, "w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([["时间", "谁", "内容"], *([f"2024-05-{i:02}", "阿木", text] for i, text in enumerate(texts))])
+        writer.writerows([["2024-06-01", "阿木"], ["2024-06-02", "阿木", "", "多"]])
+    for key in ("", "内容"):
+        c = Corpus(Config(corpus=str(path), text_key=key))
+        found = [text for text, is_new in c.pieces() if is_new]
+        assert found == texts
+        c.describe()
+        out = capsys.readouterr().out
+        assert "the text of a record is its 内容" in out and "skipped records without text: 2" in out
+    with pytest.raises(UserError, match=r"line 4: it lacks 标题; its keys are 时间, 谁, 内容"):  # where the row ends
+        Corpus(Config(corpus=str(path), text_key="标题"))
+
+
+def test_a_table_stays_in_one_shard(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id,text\n" + "".join(f'{i},"一\n二"\n' for i in range(50)), encoding="utf-8")
+    assert len(list(Corpus(Config(corpus=str(path)), (1, 2)).pieces())) == 50
+    with pytest.raises(UserError, match=r"shard 2/2 holds no text: .*x\.csv stays whole"):
+        Corpus(Config(corpus=str(path)), (2, 2))
+
+
+def test_a_table_that_is_none(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    monkeypatch.setattr("lib.records.LONGEST_RECORD", 100)
+    for text, words in (("text\n" + "字" * 200 + "\n", "field larger"), ("字" * 200, "longer than 100")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=words):
+            Corpus(Config(corpus=str(path)))
