@@ -105,12 +105,17 @@ class Room:
         kept = [p for folder in ("data", "out", "clone") for p in (self.home / folder).rglob("*")]
         return {p: p.read_bytes() for p in [*kept, self.home / "mine.py"] if p.is_file() and p.name != ".lock"}
 
-    def check(self, script, argv, changed=None, stdin=b""):
-        """Call a script where the files in `changed` (path in the home folder -> bytes, None: none) are replaced."""
+    def check(self, script, argv, changed=None, stdin=b"", links=()):
+        """Call a script where the files in `changed` (path in the home folder -> bytes, None: none) are replaced.
+
+        links: {path in the home folder: where it leads} of links that are there as well.
+        """
         self.cases += 1
         before = self.good | {self.home / name: content for name, content in (changed or {}).items()}
         try:
             self.write(before)
+            for name in links:
+                (self.home / name).symlink_to(links[name])
             code, error = (self.start if self.in_processes else self.call)(script, argv, stdin)
             assert code in (0, 1, 2), f"exit code {code}: {error}"
             assert "Traceback" not in error, error
@@ -126,6 +131,8 @@ class Room:
                     changes = [path for path in changes if not path.endswith("loss_log.json")]
                 assert not changes, f"it failed and changed {changes}: {error}"
         finally:
+            for name in links:
+                (self.home / name).unlink(missing_ok=True)
             self.write(self.good)
             with contextlib.suppress(FileNotFoundError):
                 self.witness.rmdir()
@@ -281,14 +288,19 @@ def config_files():
         ODD.map(repr) | st.text(max_size=12) | st.sampled_from(["__import__('os').mkdir('executed')", "1+1", "[" * 999])
     )
     line = st.builds("{} = {}".format, st.sampled_from([*config.FIELDS, "x", "1", "a.b"]), value)
-    return damaged(good.encode()) | st.lists(line, max_size=4).map("\n".join).map(to_bytes)
+    text = st.lists(line, max_size=4).map("\n".join)
+    encoding = st.sampled_from(["utf-16", "utf-16-be", "utf-8-sig", "gb18030", "cp1252"])
+    other = st.builds(lambda text, name: text.encode(name, "replace"), st.just(good) | text, encoding)
+    return damaged(good.encode()) | text.map(to_bytes) | other | other.flatmap(damaged)
 
 
 def records():
     """JSON of the kinds that data sets have, in any way of writing it, with odd values among them."""
     text = st.sampled_from([make_text(3), "一", ""]) | st.text(max_size=5)
     turn = st.fixed_dictionaries({"role": ODD, "content": text | ODD}) | st.fixed_dictionaries({"value": text})
-    value = text | text | ODD | st.lists(turn, max_size=3) | st.lists(text, max_size=3)
+    inner = st.dictionaries(st.sampled_from(KEYS), text | st.lists(turn, max_size=2), max_size=2)
+    nested = inner | st.lists(inner, max_size=2)
+    value = text | text | ODD | st.lists(turn, max_size=3) | st.lists(text, max_size=3) | nested
     record = st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=3), value, max_size=3)
     same = st.builds(  # such as are read, most of the time
         lambda key, texts: [{key: text, "id": 1} for text in texts],
@@ -309,6 +321,20 @@ def records():
     good = written.map(to_bytes)
     encoding = st.sampled_from(["gb18030", "utf-16", "utf-8-sig"])
     return good | good.flatmap(damaged) | st.builds(lambda data, name: data.decode().encode(name), good, encoding)
+
+
+def tables():
+    """CSV and the like, well written or not."""
+    cell = st.sampled_from([make_text(3), "一", "", '"', 'a "b"']) | TEXT
+    rows = st.lists(st.lists(cell, max_size=3), max_size=4)
+    head = st.lists(st.sampled_from(KEYS), max_size=3)
+
+    def write(head, rows, delimiter, quote):
+        lines = (delimiter.join(f"{quote}{cell}{quote}" for cell in row) for row in [head, *rows])
+        return to_bytes("\r\n".join(lines))
+
+    good = st.builds(write, head, rows, st.sampled_from(",;\t"), st.sampled_from(["", '"']))
+    return good | good.flatmap(damaged)
 
 
 def damaged_texts():
@@ -392,29 +418,38 @@ def targets(room):
         strategy = texts.map(lambda text: saved(value | {"tokenizer": text.decode("latin-1")}))
         return file(share, strategy, best, script, argv)
 
-    train_bin = good[f"{DATA}/train.bin"]
+    def tokens(split):
+        """A .bin file of the length that meta.json says."""
+        content = good[f"{DATA}/{split}.bin"]
+        strategy = damaged(content).map(lambda changed: (changed + content)[: len(content)])
+        return file(3, strategy, f"{DATA}/{split}.bin", "train.py", ONE_STEP)
+
     lines = st.lists(tampered({"text": make_text(3)}).map(json.dumps), max_size=4).map("\n".join).map(to_bytes)
     lines |= damaged(good[corpus])
     own = [*TINY, "--dataset=book"]
+    keys = st.sampled_from(KEYS) | TEXT
     flag = st.one_of(
         splits().map("--split={}".format),
         encodings().map("--encoding={}".format),
-        st.lists(st.sampled_from(KEYS) | TEXT, max_size=3).map(lambda keys: f"--text_key={','.join(keys)}"),
+        st.lists(keys | st.builds("{}.{}".format, keys, keys), max_size=3).map(
+            lambda keys: f"--text_key={','.join(keys)}"
+        ),
         st.sampled_from(["--val_corpus=data/v.json", "--val_corpus=data/folder/a.MD", "--shard=2/3"]),
     )
 
     def own_texts(case):
         """A text of one's own: a file, or a folder of several, with any flags."""
-        name, text, json_text, flags = case
-        files = {"x.txt": text, "x.json": json_text, "v.json": json_text}
+        name, text, json_text, table, flags, links = case
+        files = {"x.txt": text, "x.json": json_text, "v.json": json_text, "x.csv": table, "x.srt": text}
         files |= {
             "folder/a.MD": text,
             "folder/b.ndjson": json_text,
             "folder/._c.txt": b"\0\5\x16\7",
-            "folder/9.csv": b"",
+            "folder/9.csv": table,
         }
         files = {f"data/{file}": content for file, content in files.items()}
-        room.check("prepare.py", [f"--corpus=data/{name}", *own, *flags], files)
+        links = {f"data/folder/{name}": target for name, target in links.items()}
+        room.check("prepare.py", [f"--corpus=data/{name}", *own, *flags], files, links=links)
 
     def many_prompts(case):
         content, flags = case
@@ -446,10 +481,15 @@ def targets(room):
         "texts of one's own": (
             12,
             st.tuples(
-                st.sampled_from(["x.txt", "x.json", "folder", "folder/a.MD"]),
+                st.sampled_from(["x.txt", "x.json", "x.csv", "x.srt", "folder", "folder", "folder/a.MD"]),
                 damaged_texts(),
                 records(),
+                tables(),
                 st.lists(flag, max_size=3),
+                st.dictionaries(
+                    st.sampled_from(["l.txt", "l", "z.json"]),
+                    st.sampled_from(["..", ".", "a.MD", "nowhere", "../../clone", "l", "l.txt", "/dev/null"]),
+                ),
             ),
             own_texts,
         ),
@@ -469,13 +509,8 @@ def targets(room):
         "tokenizer.json": json_file(10, tokenizer, "prepare.py", TINY),
         "tokenizer.json, tools.report": json_file(1, tokenizer, "tools.report", ["--tokenizer", *TINY]),
         "meta.json": json_file(8, f"{DATA}/meta.json", "train.py", ONE_STEP),
-        "train.bin": file(  # of the length that meta.json says
-            3,
-            damaged(train_bin).map(lambda content: (content + train_bin)[: len(train_bin)]),
-            f"{DATA}/train.bin",
-            "train.py",
-            ONE_STEP,
-        ),
+        "train.bin": tokens("train"),
+        "val.bin": tokens("val"),
         # runs
         "best.pt": checkpoint(12, best, "sample.py", sampling),
         "best.pt, tools.report": checkpoint(1, best, "tools.report", ["run"]),
