@@ -33,13 +33,17 @@ notebook: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet nbclient==0.11.0 ipykernel==7.4.0
 	STEPS=60 $(BIN)/jupyter-execute docs/walkthrough.ipynb
 
-# The tools that open what tools.export writes: llama.cpp, built from source, and the oldest transformers that knows Qwen3.
+# The tools that open what tools.export writes: llama.cpp, built from source, the oldest transformers that knows Qwen3, and
+# the last of version 4.
 clients: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
 	$(BIN)/python -m tests.llama $(RUN)
 	$(PYTHON) -m venv $(VENV)/old
-	$(VENV)/old/bin/python -m pip install --quiet torch==2.13.0 transformers==4.51.3 matplotlib tqdm filelock safetensors gguf pytest hypothesis
-	$(VENV)/old/bin/python -m pytest tests/test_export.py
+	set -e; for version in 4.51.3 4.57.6; do \
+		$(VENV)/old/bin/python -m pip install --quiet torch==2.13.0 transformers==$$version matplotlib tqdm filelock \
+			safetensors gguf pytest hypothesis; \
+		$(VENV)/old/bin/python -m pytest tests/test_export.py; \
+	done
 
 $(VENV)/%.done: %.txt requirements.txt
 	@$(PYTHON) -c 'import lib.environment'  # It ends here if Python is too old.

@@ -1,6 +1,7 @@
 """What tools.export writes, opened by the real transformers and by the reader of the gguf package."""
 
 import json
+import logging
 import shutil
 
 import gguf
@@ -71,10 +72,42 @@ def test_a_literal_eos_stays_text_where_it_is_asked_to(exported, ours):
 def test_transformers_generates_the_same(exported, ours, theirs):
     tokenizer = AutoTokenizer.from_pretrained(exported / "hf")
     for prompt in ("曹操", "hello", ""):
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        room = ours.model.config.block_size - ids.size(1)
-        text = tokenizer.decode(theirs.generate(ids, do_sample=False, max_new_tokens=room)[0], skip_special_tokens=True)
+        inputs = tokenizer(prompt, return_tensors="pt")
+        room = ours.model.config.block_size - inputs.input_ids.size(1)
+        ids = theirs.generate(**inputs, do_sample=False, max_new_tokens=room)[0]
+        text = tokenizer.decode(ids, skip_special_tokens=True)
         assert text == ours.generate(prompt, max_new_tokens=room, temperature=0)
+
+
+def test_a_padded_batch_is_continued_as_each_text_alone(exported, ours, theirs):
+    tokenizer = AutoTokenizer.from_pretrained(exported / "hf")
+    inputs = tokenizer(["曹操", "却说曹操引兵而去，玄德大喜。"], padding=True, return_tensors="pt")
+    settings = {"do_sample": False, "max_new_tokens": 10, "output_scores": True, "return_dict_in_generate": True}
+    found = theirs.generate(**inputs, **settings)
+    for ids, scores in zip(found.sequences, torch.stack(found.scores, dim=1), strict=True):
+        alone = ids[ids != tokenizer.pad_token_id][None]
+        with torch.inference_mode():
+            logits = ours.model.lm_head(ours.model.hidden(alone))[0, -11:-1]
+        assert (scores - logits).abs().max() <= 1e-5 * logits.abs().max()
+
+
+def test_transformers_samples_as_we_do(exported, ours, theirs):
+    """With top_p at 1 no token may be left out."""
+    inputs = AutoTokenizer.from_pretrained(exported / "hf")("曹操", return_tensors="pt")
+    settings = {"top_p": 1.0, "max_new_tokens": 1, "output_scores": True, "return_dict_in_generate": True}
+    scores = theirs.generate(**inputs, **settings).scores[0]
+    with torch.inference_mode():
+        logits = ours.model(ours.encode("曹操"))
+    assert (scores - logits / 0.8).abs().max() <= 1e-5 * logits.abs().max()
+    assert theirs.generation_config.top_p == 0.95 and theirs.generation_config.top_k > 0  # vLLM may refuse 0.
+
+
+def test_nothing_is_warned_of(exported, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    logging.Logger.warning_once.cache_clear()  # It keeps what was said in other tests.
+    model, tokenizer = (kind.from_pretrained(exported / "hf") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model.generate(**tokenizer(["曹操", "却说曹操引兵而去"], padding=True, return_tensors="pt"), max_new_tokens=1)
+    assert not caplog.messages
 
 
 def test_the_pipeline_of_the_card(exported, ours):

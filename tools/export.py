@@ -64,6 +64,8 @@ def write_hf(folder, text_model, checkpoint, kind, run_dir):
     write_text(folder / "tokenizer.json", tokenizer_with_bos(text_model, checkpoint["tokenizer"]))
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],  # Qwen3 refuses what transformers 4 would add.
+        "padding_side": "left",  # A text is continued at its right end.
         "model_max_length": c.block_size,
         "clean_up_tokenization_spaces": False,
         **tokens,
@@ -71,6 +73,8 @@ def write_hf(folder, text_model, checkpoint, kind, run_dir):
     write_json(folder / "tokenizer_config.json", tokenizer_config, indent=2)
     default = inspect.signature(GPT.stream).parameters  # those of sample.py too
     sampling = {name: default[name].default for name in ("temperature", "top_k", "top_p")}
+    # All tokens are asked for by their number: without it transformers takes 50, and some versions of vLLM refuse 0.
+    sampling["top_k"] = sampling["top_k"] or model.embedding.num_embeddings
     write_json(folder / "generation_config.json", ids | {"do_sample": True} | sampling, indent=2)
     write_card(folder, text_model, checkpoint, run_dir)
     config = {
@@ -91,6 +95,7 @@ def write_hf(folder, text_model, checkpoint, kind, run_dir):
         "hidden_act": "silu",
         "attention_bias": False,
         "use_sliding_window": False,
+        "sliding_window": None,  # Without it transformers 4.51 warns of a window.
         "torch_dtype": str(TYPES[kind]).removeprefix("torch."),
         **ids,
     }
