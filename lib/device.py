@@ -14,6 +14,12 @@ import torch
 from lib import distributed
 from lib.errors import UserError
 
+CGROUP = Path("/sys/fs/cgroup")
+CONTAINERS = (  # its limit, what it uses, and what of that holds files that can be read again, in cgroup v2 and v1
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
 
 class Precision(NamedTuple):
     """The weights stay float32. Under `autocast` matrix products are of type `dtype`; `scaler` is for float16."""
@@ -117,9 +123,12 @@ def free_memory(device) -> int:
     with contextlib.suppress(OSError):
         info = Path("/proc/meminfo").read_text(encoding="utf-8")
         free = sum(int(size) << 10 for size in re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", info, re.M))
-        container = Path("/sys/fs/cgroup/memory.max")
-        if container.exists() and (limit := container.read_text(encoding="utf-8").strip()).isdigit():
-            free = min(free, int(limit))
+        for limit, used, files in CONTAINERS:
+            path = CGROUP / limit
+            if path.exists() and (size := path.read_text(encoding="utf-8").strip()).isdigit():
+                stat = path.with_name("memory.stat").read_text(encoding="utf-8")
+                reclaimable = sum(map(int, re.findall(rf"^{files} (\d+)", stat, re.M)))
+                free = min(free, int(size) - int((CGROUP / used).read_text(encoding="utf-8")) + reclaimable)
         return free
     return 0
 

@@ -1,11 +1,12 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import train
 from config import Config
-from lib import plan
+from lib import device, plan
 from lib.device import pick_precision
 from model import GPT
 from tests.conftest import TINY
@@ -90,6 +91,23 @@ def test_what_to_change_if_it_does_not_fit(monkeypatch, capsys):
     out = advice(monkeypatch, capsys, lambda estimate: (estimate.fixed + 0.3 * estimate.sequence) / 0.9)
     assert "--micro_batch_size=1 --block_size=16" in out
     assert "lower n_layer" in advice(monkeypatch, capsys, lambda estimate: estimate.fixed // 2)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="memory is read from /proc")
+def test_a_container_has_free_what_it_does_not_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    machine = device.free_memory(CPU)
+    (tmp_path / "memory").mkdir()
+    v1 = {"memory/memory.limit_in_bytes": 9_000, "memory/memory.usage_in_bytes": 5_000}
+    v1["memory/memory.stat"] = "cache 1500\ninactive_file 7\ntotal_inactive_file 1000\n"
+    v2 = {"memory.max": 8_000, "memory.current": 6_000, "memory.stat": "anon 5000\ninactive_file 500\nactive_file 400\n"}
+    for files, free in ((v1, 5_000), (v2, 2_500)):
+        for name, value in files.items():
+            (tmp_path / name).write_text(f"{value}\n")
+        assert device.free_memory(CPU) == free
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    assert device.free_memory(CPU) == pytest.approx(machine, rel=0.2)
 
 
 def test_what_a_gpu_takes_for_a_compiled_model_is_measured_not_guessed(monkeypatch, capsys):
