@@ -20,7 +20,12 @@ SHAPE += ("rope_theta", "norm_eps", "tie_embeddings", "block_size", "optimizer")
 
 
 def save_checkpoint(path, checkpoint):
-    with atomic_write(path) as file, signals_wait():
+    with atomic_write(path) as file:
+        write_checkpoint(file, checkpoint)
+
+
+def write_checkpoint(file, checkpoint):
+    with signals_wait():
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # It says that a write failed, but not why.

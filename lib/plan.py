@@ -4,15 +4,15 @@ import math
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
 from lib import distributed
-from lib.checkpoint import save_checkpoint
+from lib.checkpoint import write_checkpoint
 from lib.compilation import should_compile
 from lib.device import device_name, format_bytes, free_memory, peak_memory
 from lib.run_log import format_time
+from lib.storage import flush_to_disk
 
 
 def format_number(x) -> str:
@@ -170,10 +170,10 @@ def measure(train_step, write_samples, model, optimizers, config, eval_tokens, c
     start = time.perf_counter()
     write_samples()
     sample_seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory(dir=config.tokens_dir) as folder:  # out/ may not be there yet.
+    with unnamed_file(config.run_dir) as file:
         start = time.perf_counter()
-        state = {"model": model.state_dict(), "optimizer": [optimizer.state_dict() for optimizer in optimizers]}
-        save_checkpoint(Path(folder) / "ckpt.pt", state)
+        write_checkpoint(file, {"model": model.state_dict(), "optimizer": [o.state_dict() for o in optimizers]})
+        flush_to_disk(file)
         save_seconds = time.perf_counter() - start
     n_evaluations = config.max_steps // config.eval_interval + 1
     parts = {
@@ -195,3 +195,14 @@ def measure(train_step, write_samples, model, optimizers, config, eval_tokens, c
     if total > 7200:
         steps = 3600 * config.max_steps / total
         print(f"            in an hour this machine does --max_steps={steps:.0f}, or a smaller model")
+
+
+def unnamed_file(folder):
+    """A file on the disk of a folder that may not be there yet, or of temporary files if nothing can be written there.
+
+    It has no name, so that nothing is left of it however the process ends.
+    """
+    try:
+        return tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists()))
+    except OSError:
+        return tempfile.TemporaryFile()
