@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,14 +49,17 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help=f"runs at a time [{os.cpu_count()}]")
     args = parser.parse_args(argv)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    writing = threading.Lock()  # Several jobs may end at the same time.
 
     def measure(job):
         number, (variant, seed) = job
         key = " ".join([args.config, *args.all.split(), *variant.split(), f"seed={seed}"])
         if key not in results:
             flags = [f"--{word}" for word in (*args.all.split(), *variant.split())]
-            results[key] = train(args.config, flags, seed, f"experiment_{number}")
-            write_json(RESULTS, results, indent=1)
+            figures = train(args.config, flags, seed, f"experiment_{number}")
+            with writing:
+                results[key] = figures
+                write_json(RESULTS, results, indent=1)
         return results[key]
 
     variants, base = ["", *args.variants], 0.0
