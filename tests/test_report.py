@@ -55,6 +55,18 @@ def test_the_report_of_a_run(run, capsys):
     assert "NaN" not in page.text and "nan" not in page.text.split("const tokens")[0]
 
 
+def test_a_page_is_written_where_out_says(run, tmp_path, fails):
+    """As for a run, or a tokenizer, that lies in a place that is read-only."""
+    before = set(tmp_path.rglob("*"))
+    out = tmp_path / "pages" / "mine.html"
+    for flags in (["run"], ["--tokenizer", *TINY]):
+        assert report.main([*flags, f"--out={out}"]) == 0
+        assert "<html" in out.read_text(encoding="utf-8")
+        assert "name a file" in fails(report.main, [*flags, f"--out={out.parent}"], code=2)
+        out.unlink()
+    assert set(tmp_path.rglob("*")) == {*before, out.parent}
+
+
 @pytest.mark.parametrize("steps", [[0], [0, 10], list(range(0, 1001, 10))])
 def test_a_chart_takes_font_and_colours_from_the_page(steps):
     losses = np.linspace(8, 5, len(steps))

@@ -5,7 +5,7 @@
     python -m tools.report --tokenizer config/tiny.py [--key=value ...]     a tokenizer, before any training
 
 Reads   out/<run>/best.pt (or ckpt.pt, with --last) and loss_log.json, and the tokens it was trained on
-Writes  out/<run>/report.html, one page that needs no other file (tokenizer.html beside a tokenizer)
+Writes  out/<run>/report.html (tokenizer.html beside a tokenizer) or what --out names, one page that needs no other file
 """
 
 import math
@@ -30,8 +30,8 @@ from tools.report.verdict import judge
 from tools.templates import load_template
 
 
-def report_run(name, last, device) -> Path:
-    """Write the page of a run, and print the gist of it. Returns the path of the page."""
+def report_run(name, last, device, out) -> Path:
+    """Write the page of a run, and print the gist of it. Returns the path of the page, which `out` may name."""
     page = load_template("run.html")
     text_model, path, checkpoint = load_run(name, last, device)
     set_up(text_model.model.embedding.weight.device)
@@ -50,7 +50,7 @@ def report_run(name, last, device) -> Path:
     samples = [record for record in m.run.records if "samples" in record]
     steps, losses = m.run.train
     bigram = {"bigram": m.baselines["bigram"]}
-    out = m.run.folder / "report.html"
+    out = out or m.run.folder / "report.html"
     text = page.render(
         m=m,
         verdict=verdict,
@@ -96,12 +96,12 @@ def print_run(m, verdict):
     print(*(f"  - {line}" for line in verdict.evidence), "next:", *(f"  - {line}" for line in verdict.advice), sep="\n")
 
 
-def report_tokenizer(config) -> Path:
-    """Write the page of a tokenizer, and print the gist of it. Returns the path of the page."""
+def report_tokenizer(config, out) -> Path:
+    """Write the page of a tokenizer, and print the gist of it. Returns the path of the page, which `out` may name."""
     page = load_template("tokenizer.html")
     found = measure_tokenizer(config)
     tokens = [show(piece) | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in found["passage"]]
-    out = config.tokens_dir / "tokenizer.html"
+    out = out or config.tokens_dir / "tokenizer.html"
     write_text(out, page.render(found, tokens=tokens, config=config, show=lambda pieces: map(show, pieces)))
     print(f"{found['name']}: {found['vocab_size']:,} tokens, {found['characters_per_token']:.3f} characters a token")
     for kind, ratio, pieces in found["kinds"]:
@@ -130,15 +130,20 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
     parser.add_argument("--tokenizer", action="store_true", help="look at the tokenizer of a config instead")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the page")
     if "--tokenizer" in argv:
-        config, _ = load_config(argv, parser)
-        out = report_tokenizer(config)
+        config, args = load_config(argv, parser)
     else:
         add_run_argument(parser)
         parser.add_argument("--last", action="store_true", help="the latest weights, not the best ones, as by default")
         parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
         args = parser.parse_args(argv)
-        out = report_run(args.run, args.last, args.device)
+    if args.out and args.out.exists() and not args.out.is_file():
+        parser.error(f"--out={args.out} is a folder or a device; name a file")
+    if args.tokenizer:
+        out = report_tokenizer(config, args.out)
+    else:
+        out = report_run(args.run, args.last, args.device, args.out)
     print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
 
 
