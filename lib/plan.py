@@ -11,6 +11,7 @@ from lib import distributed
 from lib.checkpoint import write_checkpoint
 from lib.compilation import should_compile
 from lib.device import device_name, format_bytes, free_memory, peak_memory
+from lib.errors import one_line
 from lib.run_log import format_time
 from lib.storage import flush_to_disk
 
@@ -81,7 +82,7 @@ def print_plan(config, meta, model, optimizers, precision, device) -> bool:
     epochs, ratio = tokens / meta["train"]["tokens"], tokens / n_parameters
     changes = " ".join(f"{key}={value}" for key, value in config.changes().items())
     parts = " + ".join(f"{count:,} {part}" for part, count in parts_of(model).items())
-    print(f"config      {changes or 'the defaults'}")
+    print(f"config      {one_line(changes) or 'the defaults'}")
     print(f"device      {device.type} ({device_name(device)}), {', '.join(how)}")
     print(f"parameters  {n_parameters:,} = {parts}")
     print(f"data        {meta['train']['tokens']:,} training tokens, {meta['val']['tokens']:,} for validation")

@@ -162,7 +162,8 @@ def say_what_is_next(log, argv, step, stopping, prompts) -> int:
     took, loss = format_time(log.seconds), log.best_val_loss
     print(f"done in {took}: best validation loss {loss:.4f}, saved in {log.config.run_dir}")
     print(f"next: python -m tools.report {run}")
-    print(f"      python sample.py --run={run} --prompt={shlex.quote(prompts[-1] if prompts else '你好')}")
+    prompt = one_line(shlex.quote(prompts[-1] if prompts else "你好"))
+    print(f"      python sample.py --run={run} --prompt={prompt}")
     print(f"      python plot_loss.py {run}")
     return 0
 

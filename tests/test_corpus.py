@@ -274,6 +274,13 @@ def test_what_holds_texts_says_how_to_get_at_them(tmp_path, name, words):
             read(place)
 
 
+def test_the_first_line_controls_no_terminal(tmp_path, capsys):
+    path = tmp_path / "log.txt"
+    path.write_text("\x1b[2J\x1b[31m红\x1b[0m 　می\u200cروم 👩\u200d💻\n", encoding="utf-8")
+    read(path).describe()
+    assert "\\x1b[2J\\x1b[31m红\\x1b[0m می\u200cروم 👩\u200d💻 …\n" in capsys.readouterr().out
+
+
 # --- documents in a text
 
 

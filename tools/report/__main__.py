@@ -105,7 +105,8 @@ def report_tokenizer(config, out) -> Path:
     write_text(out, page.render(found, tokens=tokens, config=config, show=lambda pieces: map(show, pieces)))
     print(f"{found['name']}: {found['vocab_size']:,} tokens, {found['characters_per_token']:.3f} characters a token")
     for kind, ratio, pieces in found["kinds"]:
-        print(f"  {kind:24} {ratio:.2f}  " + " | ".join(show(piece)["text"].strip("\n") for piece in pieces[:14]))
+        shown = " | ".join(show(piece)["text"].strip("\n") for piece in pieces[:14])
+        print(f"  {kind:24} {ratio:.2f}  {one_line(shown)}")
     if found["sizes"]:
         print("vocab_size  characters a token  characters a window  parameters  tokens seen fewer than 20 times")
     for size, ratio, window, parameters, rare in found["sizes"]:
