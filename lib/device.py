@@ -15,7 +15,7 @@ from lib import distributed
 from lib.errors import UserError
 
 CGROUP = Path("/sys/fs/cgroup")
-CONTAINERS = (  # its limit, what it uses, and what of that holds files that can be read again, in cgroup v2 and v1
+CONTAINER = (  # its limit, what is in use, and what of that are files that can be read again: cgroup v2 and v1
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
@@ -123,7 +123,7 @@ def free_memory(device) -> int:
     with contextlib.suppress(OSError):
         info = Path("/proc/meminfo").read_text(encoding="utf-8")
         free = sum(int(size) << 10 for size in re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", info, re.M))
-        for limit, used, files in CONTAINERS:
+        for limit, used, files in CONTAINER:
             path = CGROUP / limit
             if path.exists() and (size := path.read_text(encoding="utf-8").strip()).isdigit():
                 stat = path.with_name("memory.stat").read_text(encoding="utf-8")

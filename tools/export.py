@@ -73,7 +73,7 @@ def write_hf(folder, text_model, checkpoint, kind, run_dir):
     write_json(folder / "tokenizer_config.json", tokenizer_config, indent=2)
     default = inspect.signature(GPT.stream).parameters  # those of sample.py too
     sampling = {name: default[name].default for name in ("temperature", "top_k", "top_p")}
-    # All tokens are asked for by their number: without it transformers takes 50, and some versions of vLLM refuse 0.
+    # As many as there are means all: without top_k transformers takes 50, and some versions of vLLM refuse 0.
     sampling["top_k"] = sampling["top_k"] or model.embedding.num_embeddings
     write_json(folder / "generation_config.json", ids | {"do_sample": True} | sampling, indent=2)
     write_card(folder, text_model, checkpoint, run_dir)
