@@ -36,19 +36,25 @@ def should_compile(model, device) -> bool:
 def compile_model(model, x, y, autocast, cuda_graphs):
     """torch.compile(model), or the model itself where that does not work.
 
-    x, y: a batch for a first pass, whose gradients are thrown away. cuda_graphs: whether the kernels of a pass are
+    x, y: a batch for the first passes, whose gradients are thrown away. cuda_graphs: whether the kernels of a pass are
     launched as one. What the pass leaves must then be used before the next one.
     """
     compiled = torch.compile(model, mode="reduce-overhead" if cuda_graphs else "default")
+    stream = torch.cuda.current_stream() if x.is_cuda else None
     start = time.perf_counter()
     print("compiling, which takes a minute or less …", flush=True)
     try:
-        with autocast:
-            loss = compiled(x, y)
-        loss.backward()
+        # The second pass records the graphs, and the third launches them.
+        for _ in range(3 if cuda_graphs else 1):
+            with autocast:
+                loss = compiled(x, y)
+            loss.backward()
+            model.zero_grad(set_to_none=True)
     except Exception as error:  # There is no compiler, or no Triton, or a bug in either: training goes on without.
         if is_out_of_memory(error):
             raise
+        if stream:  # A recording that fails leaves torch in a stream of its own.
+            torch.cuda.set_stream(stream)
         print(f"warning: torch.compile failed ({type(error).__name__}); going on without it, slower", file=sys.stderr)
         return model
     finally:
