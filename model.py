@@ -7,6 +7,7 @@ B: sequences in the batch, T: tokens in a sequence, C: n_embd, H: heads, D: head
 """
 
 import math
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -262,7 +263,7 @@ class GPT(nn.Module):
                 graph.replay()
             else:
                 step(token)
-                graph = capture(step, token, generator) if idx.is_cuda else None
+                graph = capture(step, token, generator) if idx.is_cuda and not REFUSED else None
             recent.append(token.clone())
             unread.append(recent[-1][:, 0])
             if idx.is_cpu or len(unread) == UNREAD or i == max_new_tokens - 1:
@@ -294,12 +295,24 @@ UNREAD = 32
 
 
 def capture(step, token, generator):
-    """A step as a CUDA graph: the host launches its hundred kernels as one."""
-    graph = torch.cuda.CUDAGraph()
+    """A step as a CUDA graph: the host launches its hundred kernels as one. None where the GPU refuses."""
+    graph, stream, state = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), generator.clone_state()
     graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        step(token)
+    try:
+        with torch.cuda.graph(graph):
+            step(token)
+    except RuntimeError as error:  # Nothing was computed, but the stream and the generator may still be capturing.
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(state)
+        REFUSED.append(graph)
+        why = str(error).partition("\n")[0]
+        print(f"warning: no CUDA graph of generation ({why}); going on without it, slower", file=sys.stderr)
+        return None
     return graph
+
+
+# The graph that a GPU refused: no other one is tried. It is kept, since torch's memory still knows of it.
+REFUSED = []
 
 
 def next_token(logits, seen, temperature, top_k, top_p, min_p, repetition_penalty, generator=None):
