@@ -52,7 +52,6 @@ def load(run="", last=False, device="auto") -> TextModel:
 
 def load_run(run="", last=False, device="auto"):
     """(the model of a run, the path of its checkpoint, the checkpoint). See `load`. Raises UserError."""
-    device = pick_device(device)
     path = find_run(run, *((LATEST,) if last else (BEST, LATEST)))
     checkpoint = load_checkpoint(path)
     tokenizer = parse_tokenizer(checkpoint["tokenizer"], path)
@@ -64,6 +63,7 @@ def load_run(run="", last=False, device="auto"):
                 raise ValueError(f"{name} has {len(weights[name]):,} rows")
         model = GPT(config, n_rows)
         model.load_state_dict(weights)
+    device = pick_device(device, GPT, config, "float32")
     return TextModel(model.eval().to(device), tokenizer, path), path, checkpoint
 
 

@@ -252,7 +252,7 @@ def main(argv=None):
     meta = read_meta(config.tokens_dir)
     check_text(config, args.given, meta)
     tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
-    device = pick_device(config.device)
+    device = pick_device(config.device, GPT, config, config.dtype)
     train_tokens, val_tokens = (Tokens(config, meta, split, device) for split in ("train", "val"))
     lengths = torch.from_numpy(np.stack(token_lengths(tokenizer))).to(device)
 

@@ -23,6 +23,7 @@ def test_the_table_and_the_file(book, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "seconds", once)
     assert bench.main([*TINY, f"--json={tmp_path / 'bench.json'}"]) == 0
     out = capsys.readouterr().out
+    assert "beside the CPU in float32: loss off by 0.00%" in out and "64 of 64 tokens equal" in out
     result = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     figures = result["figures"]
     for name, unit in (

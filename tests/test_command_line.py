@@ -6,14 +6,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from torch.distributed.run import get_args_parser
 
 import plot_loss
 import sample
 from config import FIELDS
-from lib.device import pick_device
-from lib.errors import UserError
 from lib.other_names import OTHER_NAMES, hint
 from tests.conftest import SCRIPTS
 from tools import export
@@ -94,23 +91,6 @@ def test_torchrun_leaves_the_flags_alone():
     for flag in [*flags, "run_name", "config", "resume", "overwrite", "plan"]:
         words = ["config/tiny.py", f"--{flag}", f"--{flag}=1"]
         assert get_args_parser().parse_args(["--standalone", "train.py", *words]).training_script_args == words
-
-
-def test_one_gpu_of_several(monkeypatch, gpus):
-    chosen = gpus(2)
-    assert pick_device("cuda:1") == torch.device("cuda", 1) and chosen == [torch.device("cuda", 1)]
-    with pytest.raises(UserError, match="cuda:2 is not available here: there are 2 GPUs"):
-        pick_device("cuda:2")
-    monkeypatch.setattr("lib.distributed.is_torchrun", True)
-    with pytest.raises(UserError, match="--device=cuda"):
-        pick_device("cuda:1")
-
-
-def test_a_gpu_that_is_too_old(gpus):
-    gpus(1, capability=(6, 1))
-    for name in ("auto", "cuda", "cuda:0"):
-        with pytest.raises(UserError, match=r"Old card has compute capability 6\.1, .* needs 7\.5 .* --device=cpu"):
-            pick_device(name)
 
 
 @pytest.mark.parametrize(

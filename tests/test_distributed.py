@@ -3,6 +3,7 @@
 Most tests fork their processes, which saves the import of torch in each. One starts the real torchrun.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import config
 import train
 from lib import device, distributed
 from lib.errors import UserError
+from model import GPT
 from tests.conftest import TINY, at_step
 from tests.crash import read_run, same
 
@@ -236,10 +238,11 @@ def test_a_gpu_for_each_process(monkeypatch, gpus):
     chosen = gpus(2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [device.pick_device(name).type for name in ("cpu", "cuda", "auto")] == ["cpu", "cuda", "cuda"]
+    pick = functools.partial(device.pick_device, make_model=GPT, config=config.Config(), dtype="float32")
+    assert [pick(name).type for name in ("cpu", "cuda", "auto")] == ["cpu", "cuda", "cuda"]
     assert chosen == [torch.device("cuda:1")] * 2
     with pytest.raises(UserError, match="--device=cpu"):
-        device.pick_device("mps")
+        pick("mps")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="has 2 GPUs for 4 processes; use --nproc_per_node=2"):
-        device.pick_device("cuda")
+        pick("cuda")

@@ -36,7 +36,7 @@ from lib.checkpoint import save_checkpoint
 from lib.compilation import flops_per_token
 from lib.corpus import Corpus
 from lib.dataset import read_meta
-from lib.device import device_name, peak_memory, pick_device, pick_precision, set_up
+from lib.device import computes_like_cpu, device_name, peak_memory, pick_device, pick_precision, set_up
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.storage import write_json
 from lib.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
@@ -187,7 +187,7 @@ def main(argv=None):
     config = qwen3.with_shape_of_init(config, args.given)
     meta = read_meta(config.tokens_dir)
     tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir)
-    device = pick_device(config.device)
+    device = pick_device(config.device, GPT, config, config.dtype)
     precision = pick_precision(config.dtype, device)
     set_up(device)
     table = Table()
@@ -199,6 +199,7 @@ def main(argv=None):
         measure_beside_others(table, [f"--{key}={value}" for key, value in config.changes().items()])
         return 0
 
+    print(f"beside the CPU in float32: {computes_like_cpu(device, GPT, config, config.dtype)}")
     flops = measure_training(table, config, model, Tokens(config, meta, "train", device), precision)
     most, bandwidth = measure_limits(table, device, precision.dtype)
     table.add("training: arithmetic", flops / 1e9, "GFLOP/s", f"{flops / most:.0%} of the matrix product")
