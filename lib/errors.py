@@ -3,6 +3,7 @@
 import argparse
 import functools
 import itertools
+import os
 import re
 import signal
 import sys
@@ -28,6 +29,11 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         known = [flag for action in self._actions for flag in action.option_strings]
+        for word in args:
+            try:
+                os.fsencode(word)
+            except UnicodeEncodeError:  # Notebooks can hand over such words, and so can Windows. No file is named so.
+                self.error(f"{word}: half a character is neither a text nor a name")
         for before, word in itertools.pairwise(["", *itertools.takewhile(lambda word: word != "--", args)]):
             flag, _, value = word.partition("=")
             # This comes before anything else, because argparse takes the value of an unknown flag for a run.

@@ -50,6 +50,11 @@ def test_a_value_that_begins_with_a_dash_says_how_it_is_written(run, fails, caps
     assert capsys.readouterr().out == "-老周说\n"
 
 
+def test_half_a_character_is_no_name(run, fails):
+    for script, word in ((sample, "--prompt_file=\ud800"), (sample, "--out=\ud800"), (plot_loss, "--out=\ud800")):
+        assert "\\ud800: half a character" in fails(script.main, ["run", word], code=2)
+
+
 def test_plot_loss_takes_several_runs_in_each_form(run, home):
     shutil.copytree(run, run.parent / "second")
     for words in (["run", "second"], ["--run=run", "--run=second"], ["run", "--run=second"]):

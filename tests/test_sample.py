@@ -187,7 +187,7 @@ def test_what_cannot_be_continued(run, fails, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
     (tmp_path / "long.txt").write_text("x" * (sample.LONGEST_PROMPT + 1), encoding="utf-8")
     for argv, words in (
-        (["--prompt=\ud800"], "not valid text"),
+        (["--prompt=\udcff"], "not valid text"),
         (["--prompt=x", "--run=none"], "no run named 'none'; there is run"),
         (["--prompt_file=nowhere.txt"], "nowhere.txt"),
         ([f"--prompts_file={tmp_path / 'empty.txt'}"], "holds no prompts"),
