@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -85,7 +84,7 @@ def test_a_drive_that_cannot_flush_folders_keeps_all_files(book, monkeypatch, nu
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_drive_without_locks_is_written_to_with_a_warning(book, monkeypatch, capsys, number):
     """NFS without a lock daemon."""
-    monkeypatch.setattr(fcntl, "flock", fails_with(number))
+    monkeypatch.setattr("fcntl.flock", fails_with(number))
     assert prepare.main(TINY) == 0 and train.main(TINY) == 0
     assert f"warning: {book / 'out' / 'run'} cannot be locked (" in capsys.readouterr().err
 
