@@ -45,8 +45,8 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
-        if message.endswith("expected one argument"):
-            message += "; one that begins with - comes after a =, as in --prompt=-1"
+        if lacking := re.fullmatch(r"argument (--\w+).*: expected one argument", message):
+            message += f"; one that begins with - comes after a =, as in {lacking[1]}=-1"
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
 
