@@ -33,7 +33,7 @@ class Config:
     corpus: str = _key("", "your own text: a file such as .txt, .md, .jsonl or .csv, or a folder of them")
     val_corpus: str = _key("", "a text for validation ('': the end of the corpus)")
     encoding: str = _key("auto", "of the corpus files: auto, or any name Python knows (utf-8, gb18030, big5)")
-    text_key: str = _key("", "the key of the text in records (a.b is b inside a), or several, joined: instruction,output")
+    text_key: str = _key("", "the key of the text in records (a.b: b inside a), or several, joined: instruction,output")
     split: str = _key("", "what separates documents in a .txt: line, blank (blank lines) or a regular expression")
     val_fraction: float = _key(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
     vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL, LARGEST)
