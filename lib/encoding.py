@@ -1,6 +1,7 @@
 """Bytes that somebody brings become text: which encoding they are in, and what becomes of damaged ones."""
 
 import codecs
+import collections
 import functools
 import math
 import re
@@ -21,41 +22,117 @@ PIECE, N_PIECES = 256, 256  # bytes that are tried at once, and how many such pi
 RARE = -15  # of a character that texts in an encoding hardly use, and of bytes that are no character
 CHANCE = -math.log(256)  # of a byte, if they are no text
 DOUBT = 4  # A lead of less than this is none to rely on.
-# Scripts do not mix within a word, but accents look so in the encodings of others.
-MIXED = re.compile("[A-Za-z][А-я]|[А-я][A-Za-z]|[a-z][⺀-힣][a-z]")
+MIXED = re.compile("[a-z][⺀-힣][a-z]")  # Scripts do not mix within a word.
+PRIORS = {  # of an encoding, before a byte is read; -16 of all others
+    "utf-8": 5,  # Hardly any bytes are UTF-8 by chance.
+    "gb18030": 0,
+    "big5hkscs": -3,
+    "cp932": -5,
+    "euc_jp": -5,
+    "cp949": -5,
+    "utf-16-le": -3,
+    "utf-16-be": -6,
+    "cp1252": -3,
+    "cp1250": -7,
+    "cp1254": -7,
+    "cp1257": -7,
+    "cp1251": -8,
+    "koi8-r": -10,
+    "iso8859-2": -11,
+    "cp1253": -14,
+    "cp1255": -14,
+    "cp1256": -14,
+    "iso8859-7": -18,
+}
+PLAIN = dict.fromkeys(map(chr, range(32)), -20) | dict.fromkeys(string.printable, -4)
+WESTERN = "éüáóäàöíèñçåøãúêâßôúæõùîûëïœðýþìò¿¡"
+PUNCTUATION = "’“”‘„–—«»…\xa0"
+# Where a character is one byte: encodings, and the letters of a language, the most frequent first.
+LATIN = (  # only the letters that are not in ASCII
+    ("cp1252", WESTERN),  # several of the following
+    ("cp1252", "éàèêçùâîôûëïœ"),  # French
+    ("cp1252", "üäößéà"),  # German
+    ("cp1252", "óáíéñú¿¡ü"),  # Spanish
+    ("cp1252", "ãçáéóíêúâõôà"),  # Portuguese
+    ("cp1252", "èàùòéì"),  # Italian
+    ("cp1252", "äöåéüà"),  # Swedish, Finnish
+    ("cp1252", "åøæéöä"),  # Danish, Norwegian
+    ("cp1252", "ëéçïèöü"),  # Albanian, Dutch
+    ("cp1252", "àéòèíóçúïü"),  # Catalan
+    ("cp1252", "íðáóéúýþæö"),  # Icelandic
+    ("cp1250 iso8859-2", "łąęóżśćńź"),  # Polish
+    ("cp1250 iso8859-2", "áéöőóíüúű"),  # Hungarian
+    ("cp1250 iso8859-2", "íáěéřčžýšůúňťďó"),  # Czech
+    ("cp1250 iso8859-2", "áíčýžéšúľťôňäďóĺŕ"),  # Slovak
+    ("cp1250 iso8859-2", "čšžćđ"),  # Slovene, Croatian
+    ("cp1250 iso8859-2", "ăîşţâ"),  # Romanian
+    ("cp1254", "ıüşçğöİâîû"),  # Turkish
+    ("cp1257", "ėšųąįčžūę"),  # Lithuanian
+    ("cp1257", "āīšēūņļķžčģ"),  # Latvian
+    ("cp1257", "äõüöšž"),  # Estonian
+    ("cp1258", "\u0301\u0300đ\u0323áàưôâơê\u0309ăóéíúè\u0303ùã"),  # Vietnamese, tones after their letters
+)
+OTHER_SCRIPTS = (
+    ("cp1251 koi8-r cp866", "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё"),  # Russian
+    ("cp1251 koi8-u", "оанивтерісклдупмязьбгйчхцїжюєшщфґ"),  # Ukrainian
+    ("cp1253 iso8859-7", "αοτιενσρκηυπςλμίόάδγέήθωχφύβξώζψϊΐ"),  # Greek
+    ("cp1255", "יוהלארתבשמנםכעדחפקגצטסזןךףץ"),  # Hebrew
+    ("cp1256 iso8859-6", "اليمنرتوبدعسةهفكحقأشجصطخىضزغذإثءئظآؤ،\u064b؟"),  # Arabic
+    ("cp1256", "اينردهمتوبسشکزلخكگ\u200cفقعحپجچطصآغضثذظژئ،"),  # Persian
+    ("cp874", "านรอกเง่มยลวดทต้ัสีะปบหคแจพใไขิุูำโช็ซ์ืณึผถศภธษญฟฐๆฝฉฮ๊ฎฏฤฑฬ๋ฆฒฌ"),  # Thai
+)
 
 
 @functools.cache
-def _candidates():
-    """{encoding: (its own log-probability, {character: log-probability}, that of any other character)}.
+def _characters():
+    """{encoding: ({character: log-probability}, that of any other character)}, where a character is several bytes.
 
     In East Asia nearly all text is of common characters, which each encoding has in one block. What is decoded wrongly
     comes from everywhere.
     """
-    plain = dict.fromkeys(map(chr, range(32)), -20) | dict.fromkeys(string.printable, -4)
-    signs = dict.fromkeys(_block("gb2312", 0xA1, 0xA1) + _block("gb2312", 0xA3, 0xA3), -7) | plain
+    signs = dict.fromkeys(_block("gb2312", 0xA1, 0xA1) + _block("gb2312", 0xA3, 0xA3), -7) | PLAIN
     traditional = dict.fromkeys(_block("big5", 0xA4, 0xC6), -9) | signs
     chinese = dict.fromkeys(_block("gb2312", 0xB0, 0xD7), -9) | traditional  # GB18030 is used for both.
     kana = dict.fromkeys(_block("euc_jp", 0xA4, 0xA5) + "ー", -5.5)
     japanese = dict.fromkeys(_block("euc_jp", 0xB0, 0xCF), -9) | kana | signs
     korean = dict.fromkeys(_block("euc_kr", 0xB0, 0xC8), -8) | signs
-    western = dict.fromkeys("àáâäåæçèéêëìíîïñòóôöøùúûüßÄÖÜÉ’“”–«»…\xa0", -5.5) | plain
-    letters = "абвгдежзийклмнопрстуфхцчшщъыьэюя"
-    russian = dict.fromkeys(letters, -3.6) | dict.fromkeys(letters.upper(), -7) | plain
-    every = russian | western | korean | japanese | chinese
+    scripts = "".join(letters for _, letters in OTHER_SCRIPTS)
+    every = dict.fromkeys(WESTERN + PUNCTUATION, -5.5) | dict.fromkeys(scripts + scripts.upper(), -9)
+    every |= korean | japanese | chinese
     return {
-        "utf-8": (5, plain | {"�": RARE}, -6),  # Hardly any bytes are UTF-8 by chance.
-        "gb18030": (0, chinese, RARE),
-        "big5hkscs": (-3, traditional, RARE),
-        "cp932": (-5, japanese, RARE),
-        "euc_jp": (-5, japanese, RARE),
-        "cp949": (-5, korean, RARE),
-        "utf-16-le": (-3, every, RARE),
-        "utf-16-be": (-6, every, RARE),
-        "cp1252": (-3, western, RARE),
-        "cp1251": (-8, russian, RARE),
-        "koi8-r": (-8, russian, RARE),
+        "utf-8": (PLAIN | {"�": RARE}, -6),
+        "gb18030": (chinese, RARE),
+        "big5hkscs": (traditional, RARE),
+        "cp932": (japanese, RARE),
+        "euc_jp": (japanese, RARE),
+        "cp949": (korean, RARE),
+        "utf-16-le": (every, RARE),
+        "utf-16-be": (every, RARE),
     }
+
+
+@functools.cache
+def _letters():
+    """[(encoding, log-probability of each byte at first, later, a pattern of mixed scripts)], one for each alphabet.
+
+    A letter that is found often may be that of one foreign word, such as São Paulo. Where most letters are ASCII it
+    says something about the language twice, and later nothing.
+    """
+    found = []
+    for encodings, letters in LATIN + OTHER_SCRIPTS:
+        is_latin = (encodings, letters) in LATIN
+        punctuation, *steps = (-5.5, (-3.5, 0.3), (-5.5, 0)) if is_latin else (-8, (-2.3, 0.1), (-2.3, 0.1))
+        for encoding in encodings.split():
+            scores = []
+            for first, step in steps:
+                lower = {c: first - step * i for i, c in enumerate(letters)}
+                upper = {c.upper(): score - 3 for c, score in lower.items()}
+                common = dict.fromkeys(PUNCTUATION, punctuation) | upper | lower | PLAIN
+                scores.append([common.get(c, RARE) for c in bytes(range(256)).decode(encoding, "replace")])
+            own = re.escape((letters + letters.upper()).encode(encoding, "ignore"))
+            mixed = b"(?!)" if is_latin else b"[A-Za-z][%b]|[%b][A-Za-z]" % (own, own)  # (?!) is nowhere.
+            found.append((encoding, *scores, re.compile(mixed)))
+    return found
 
 
 def _block(encoding, first, last):
@@ -69,23 +146,34 @@ def guess(parts):
 
     parts: bytes from places all over a file, the first from its start, all from even places. Damage hardly matters.
     """
+    head = parts[0][:PIECE] if parts else b""
     for encoding, marks in BYTE_ORDER_MARKS.items():
-        if parts and parts[0].startswith(marks):
+        if head.startswith(marks):
             return encoding, None
     pieces = [part[i : i + PIECE] for part in parts for i in range(0, len(part), PIECE)]
     pieces = [(i, piece) for i, piece in enumerate(pieces) if not piece.isascii() or b"\0" in piece]
     pieces = pieces[:: len(pieces) // N_PIECES + 1]
-    plausible = {None: -8 + CHANCE * sum(len(piece) for _, piece in pieces)}
-    for encoding, (prior, common, others) in _candidates().items():
-        plausible[encoding] = prior
+    data = b"".join(piece for _, piece in pieces)
+    plausible = {None: -8 + CHANCE * len(data)}
+    for encoding, (common, others) in _characters().items():
+        plausible[encoding] = PRIORS[encoding]
         for i, piece in pieces:
             score = _score(piece.decode(encoding, "replace"), common, others)
             if i:  # It may begin inside a character.
                 score = max(score, RARE + _score(piece[1:].decode(encoding, "replace"), common, others))
             plausible[encoding] += score
-    first, second = sorted(plausible, key=plausible.get, reverse=True)[:2]
-    in_doubt = first and plausible[first] - plausible[second] < DOUBT
-    return first, second if in_doubt else None
+    counts = collections.Counter(data).items()
+    for encoding, at_first, later, mixed in _letters():
+        score = PRIORS.get(encoding, -16) + RARE * len(mixed.findall(data))
+        score += sum(at_first[byte] * min(n, 2) + later[byte] * max(n - 2, 0) for byte, n in counts)
+        plausible[encoding] = max(score, plausible.get(encoding, score))
+    first, *others = sorted(plausible, key=plausible.get, reverse=True)
+    # A PDF is mostly plain words. An archive may hold a text, but it begins with numbers. One zero may be damage.
+    if first is None or head.startswith(b"%PDF-") or head.decode(first, "ignore").count("\0") > 1:
+        return None, None
+    text = data.decode(first, "replace")
+    close = (name for name in others if name and plausible[first] - plausible[name] < DOUBT)
+    return first, next((name for name in close if data.decode(name, "replace") != text), None)
 
 
 def _score(text, common, others):
@@ -100,7 +188,7 @@ def _mark(error):
     if error.encoding == "utf-8":
         return MARK, error.end
     last = min(error.end + ("multibyte" in error.reason), len(error.object))
-    common = _candidates()["utf-16-le"][1]
+    common = _characters()["utf-16-le"][0]
 
     def n_rare(end):
         return sum(c not in common for c in error.object[end : end + 32].decode(error.encoding, "replace"))
