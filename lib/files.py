@@ -197,14 +197,15 @@ def find_encoding(part, wanted):
 
     wanted: the encoding in the config, which is held to. Else it is UTF-8, if all of the part is, or what `guess` says.
     """
-    part, other = dataclasses.replace(part, encoding="utf-8" if wanted == "auto" else wanted), None
-    size, places, examples, has_zeros = _survey(part)
-    if wanted == "auto" and (places or has_zeros):
+    encoding, other = wanted, None
+    if wanted == "auto":
+        if _is_utf_8(part):
+            return dataclasses.replace(part, encoding="utf-8"), []
         encoding, other = guess(list(_samples(part)))
         if encoding is None:
             raise UserError(f"{part.path}: not a text file (if it is one, say --encoding=NAME)")
-        part = dataclasses.replace(part, encoding=encoding)
-        size, places, examples, _ = _survey(part)
+    part = dataclasses.replace(part, encoding=encoding)
+    size, places, examples = _survey(part)
     if places > max(1, -(-size // 1000)):
         raise UserError(
             f"{part.path}: read as {part.encoding.upper()} it has {places:,} bad places in {size:,} characters, such as"
@@ -217,6 +218,15 @@ def find_encoding(part, wanted):
         shown = ", ".join(examples)
         notes.append(f"warning: {part.path}: damaged {part.encoding.upper()}; bad places, now �: {places:,}: {shown}")
     return part, notes
+
+
+def _is_utf_8(part):
+    """Whether all of a part is UTF-8, without zeros. What is not, mostly shows it at once."""
+    with io.TextIOWrapper(io.BufferedReader(_Bytes(part)), "utf-8") as file:
+        try:
+            return all("\0" not in text for text in iter(lambda: file.read(PIECE), ""))
+        except UnicodeError:
+            return False
 
 
 def _samples(part):
@@ -233,15 +243,14 @@ def _samples(part):
 
 
 def _survey(part):
-    """(characters of a part, places of damage, the first three with the text around them, whether it has zeros)."""
+    """(characters of a part, places of damage, the first three with the text around them)."""
     size = places = 0
-    examples, has_zeros = [], False
+    examples = []
     for text in _decode(part):
         size += len(text)
-        has_zeros = has_zeros or "\0" in text
         for found in DAMAGE.finditer(text) if MARK in text else ():
             places += 1
             if len(examples) < 3:
                 around = text[max(0, found.start() - 8) : found.end() + 8]
                 examples.append(f"“{one_line(DAMAGE.sub('�', around).strip())}”")
-    return size, places, examples, has_zeros
+    return size, places, examples

@@ -1,5 +1,6 @@
 """The encoding of a text is found, whatever is broken in it, and what is broken stays small."""
 
+import codecs
 import gzip
 import io
 import itertools
@@ -15,7 +16,8 @@ import pytest
 
 from lib.encoding import LATIN, MARK, OTHER_SCRIPTS, decode, guess
 from lib.errors import UserError
-from tests.encodings import CASES, ENGLISH, JAPANESE, KOREAN, SIMPLIFIED, TRADITIONAL, count
+from lib.files import Part, characters, find_encoding
+from tests.encodings import CASES, ENGLISH, GREEK, JAPANESE, KOREAN, SIMPLIFIED, TRADITIONAL, count
 
 ONE_LINE = re.sub("[\n -~]", "", SIMPLIFIED)
 
@@ -253,3 +255,36 @@ def test_the_damage_of_a_prompt_is_counted(capsys):
 def test_a_prompt_that_is_no_text_is_refused():
     with pytest.raises(UserError, match=r"p\.png is no text"):
         decode(b"\x89PNG\r\n\x1a\n" + bytes(50), "p.png")
+
+
+# --- files
+
+
+def read(path, content):
+    """(the text of a file, the notes about it)."""
+    path.write_bytes(content)
+    part, notes = find_encoding(Part(path, 0, len(content)), "auto")
+    return "".join(characters(part)), notes
+
+
+def test_no_other_encoding_is_decoded_as_utf_8(tmp_path):
+    """A call for each byte that is not UTF-8 takes 20 seconds in a text of 100 MB."""
+    calls, mark = [], codecs.lookup_error("mark")
+    codecs.register_error("mark", lambda error: calls.append(error) or mark(error))
+    try:
+        for text, encoding in ((SIMPLIFIED, "gb18030"), (TRADITIONAL, "big5"), (GREEK, "cp1253")):
+            assert read(tmp_path / "x.txt", (text * 100).encode(encoding)) == (text * 100, [])
+        assert not calls
+        assert read(tmp_path / "x.txt", SIMPLIFIED.encode() + b"\xff")[0] == SIMPLIFIED + "�"
+        assert calls
+    finally:
+        codecs.register_error("mark", mark)
+
+
+def test_damage_where_no_sample_is_taken(tmp_path):
+    text = SIMPLIFIED * 3000
+    data = bytearray(text.encode())
+    data[100_000] = 0xFF  # a sample begins at each sixteenth of 2.6 MB
+    found, [note] = read(tmp_path / "x.txt", data)
+    assert "damaged UTF-8; bad places, now �: 1: " in note
+    assert len(found) == len(text) and found.count("�") == 1
