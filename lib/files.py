@@ -201,9 +201,9 @@ def find_encoding(part, wanted):
     if wanted == "auto":
         if _is_utf_8(part):
             return dataclasses.replace(part, encoding="utf-8"), []
-        encoding, other = guess(list(_samples(part)))
+        encoding, other = guess(list(_samples(part.path)))
         if encoding is None:
-            raise UserError(f"{part.path}: not a text file (if it is one, say --encoding=NAME)")
+            raise UserError(f"{part.path}: not a text file; save it as .txt (if it is text, say --encoding=NAME)")
     part = dataclasses.replace(part, encoding=encoding)
     size, places, examples = _survey(part)
     if places > max(1, -(-size // 1000)):
@@ -229,14 +229,18 @@ def _is_utf_8(part):
             return False
 
 
-def _samples(part):
-    """Some bytes of a part, from places all over it, the first in each that are not plain ASCII."""
-    step = max(SAMPLE, (part.end - part.begin) // N_SAMPLES & ~1)  # UTF-16 has two bytes a character.
-    with open(part.path, "rb") as file:
-        for begin in range(part.begin, part.end, step):
+def _samples(path):
+    """Some bytes of a file, from places all over it, the first in each that are not plain ASCII.
+
+    They are of the whole file, whatever a shard has of it, so that all shards read it in one way.
+    """
+    size = path.stat().st_size
+    step = max(SAMPLE, size // N_SAMPLES & ~1)  # UTF-16 has two bytes a character.
+    with open(path, "rb") as file:
+        for begin in range(0, size, step):
             file.seek(begin)
-            for place in range(begin, min(begin + step, part.end), SAMPLE):
-                sample = file.read(min(SAMPLE, part.end - place))
+            for _ in range(begin, min(begin + step, size), SAMPLE):
+                sample = file.read(SAMPLE)
                 if not sample.isascii() or b"\0" in sample:
                     yield sample
                     break

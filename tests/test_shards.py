@@ -90,6 +90,15 @@ def test_a_folder_of_all_kinds_is_cut_between_lines(tmp_path):
         assert all(text.endswith("\n") for part in parts for text in part)
 
 
+def test_all_shards_read_a_file_in_one_way(tmp_path):
+    """By themselves some lines would be taken for GB18030."""
+    text = "話說天下大勢，分久必合，合久必分。\n周末七國分爭，併入於秦。\n" * 20 + "曹操\n" * 300
+    (tmp_path / "x.txt").write_bytes(text.encode("big5"))
+    (tmp_path / "y.txt").write_bytes("曹操\n".encode("big5") * 300)
+    assert "".join(documents(tmp_path / "y.txt", 1, 1)) != "曹操\n" * 300
+    assert "".join(text for part in shards(tmp_path / "x.txt", 8) for text in part) == text
+
+
 def test_utf16_stays_whole_in_the_shard_in_which_it_starts(tmp_path):
     for name, encoding in (("a", "utf-8"), ("b", "utf-16"), ("c", "utf-32"), ("d", "utf-8")):
         (tmp_path / f"{name}.txt").write_bytes((name + make_text(50)).encode(encoding))
