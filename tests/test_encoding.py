@@ -29,6 +29,25 @@ def test_the_encoding_is_found_however_short_long_or_broken_the_text(name, text,
     assert prompts["cases"] == 20 and prompts["wrong"] <= 6
 
 
+COMMON = {"utf-8", "utf-16-le", "utf-16-be", "gb18030", "big5hkscs", "cp932", "euc_jp", "cp949"}
+COMMON |= {"cp1252", "cp1251", "koi8-r"}
+COMMON_CASES = [case for case in CASES if case[2] in COMMON]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"), COMMON_CASES, ids=[f"{name}-{encoding}" for name, _, encoding in COMMON_CASES]
+)
+def test_the_common_encodings_are_found_without_a_doubt(name, text, encoding):
+    words = random.Random(0)
+    for data in (text.encode(encoding), (text * 20).encode(encoding)):
+        broken, lost = bytearray(data), bytearray(data)
+        for _ in range(3):
+            broken[words.randrange(len(data))] = words.choice([0xFF, 0x80])
+        del lost[len(data) * 2 // 3]
+        for kind in (data, bytes(broken), bytes(lost), data[:-1]):
+            assert guess([kind]) == (encoding, None)
+
+
 @pytest.mark.parametrize(("text", "encoding"), [(SIMPLIFIED, "gb18030"), (TRADITIONAL, "big5hkscs")])
 def test_no_chinese_is_taken_for_letters(text, encoding):
     """One byte a character is plausible for nearly any bytes, above all for few of them."""
