@@ -46,7 +46,7 @@ clients: $(VENV)/requirements-dev.done
 	done
 
 $(VENV)/%.done: %.txt requirements.txt
-	@$(PYTHON) -c 'import lib.environment'  # It ends here if Python is too old.
+	@$(PYTHON) -c 'import lib.machine.startup'  # It ends here if Python is too old.
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r $<
 	touch $@

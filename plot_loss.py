@@ -8,7 +8,7 @@ Reads   out/<run>/loss_log.json
 Writes  out/<run>/loss.png, or out/loss.png for several runs
 """
 
-import lib.environment  # noqa: F401  It says which of the others is not installed.
+import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
 import math
@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator
 
 import config
 from lib.errors import ArgumentParser, UserError, reports_errors
-from lib.run_log import Run, smooth
+from lib.run.runs import Run, smooth
 from lib.storage import atomic_write, is_number
 
 CJK_FONTS = ["Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Microsoft YaHei", "SimHei", "PingFang SC"]

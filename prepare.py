@@ -9,7 +9,7 @@ With --shard=3/16 it does the third of sixteen equal parts of the corpus, and wr
 sixteen jobs, on as many machines as there are, prepare a corpus together. train.py reads all shards as one.
 """
 
-import lib.environment  # noqa: F401  It says which of the others is not installed.
+import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
 import contextlib
@@ -22,8 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from config import TRAINING_KEYS, load_config, say_unused
-from lib.corpus import Corpus
-from lib.dataset import (
+from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256, write_json, write_text
+from lib.text.corpus import Corpus
+from lib.tokens.prepared import (
     describe_text,
     entropy,
     first_few,
@@ -32,9 +34,7 @@ from lib.dataset import (
     remove_other_divisions,
     shard_suffix,
 )
-from lib.errors import ArgumentParser, UserError, reports_errors
-from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256, write_json, write_text
-from lib.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer, special_ids
+from lib.tokens.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer, special_ids
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 

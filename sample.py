@@ -12,7 +12,7 @@ Writes  with --out, a line {"prompt": …, "text": its continuation} for each sa
 In a notebook:  from sample import load; print(load("out/tiny").generate("你好", max_new_tokens=50))
 """
 
-import lib.environment  # noqa: F401  It says which of the others is not installed.
+import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
 import inspect
@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from config import DEVICES
 from lib import qwen3
-from lib.checkpoint import load_checkpoint, one_line_if_damaged
-from lib.device import pick_device
-from lib.encoding import decode
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
-from lib.runs import BEST, LATEST, add_run_argument, find_run
+from lib.generation import TextModel
+from lib.machine.device import pick_device
+from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
+from lib.run.runs import BEST, LATEST, add_run_argument, find_run
 from lib.storage import atomic_write, is_number
-from lib.text import TextModel
-from lib.tokenizer import parse_tokenizer
+from lib.text.encoding import decode
+from lib.tokens.tokenizer import parse_tokenizer
 from model import GPT
 
 LONGEST_PROMPT = 1 << 22  # bytes

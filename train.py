@@ -10,9 +10,7 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops, as do SIGTERM and a closed terminal; --resume goes on as if nothing had happened.
 """
 
-# The first says which of the other libraries is not installed. The second is for torch, which reads its settings once.
-import lib.environment
-import lib.short_waits  # noqa: F401
+import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
 import contextlib
@@ -26,21 +24,23 @@ import numpy as np
 import torch
 
 from config import load_config, say_unused
-from lib import distributed, plan, qwen3
-from lib.checkpoint import restore, save_run, say_what_changes, start_or_resume
-from lib.compilation import compile_model, should_compile
-from lib.dataset import check_text, read_meta
-from lib.device import hardware, pick_device, pick_precision, set_up
+from lib import qwen3
 from lib.errors import ArgumentParser, UserError, reports_errors
-from lib.health import Health
-from lib.run_log import RunLog, say_what_is_next
-from lib.runs import LATEST
-from lib.signals import StopSignal
+from lib.generation import TextModel
+from lib.machine import distributed
+from lib.machine.compilation import compile_model, should_compile
+from lib.machine.device import hardware, pick_device, pick_precision, set_up
+from lib.machine.terminal import outlive_readers
+from lib.run import plan
+from lib.run.checkpoint import restore, save_run, say_what_changes, start_or_resume
+from lib.run.health import Health
+from lib.run.log import RunLog, say_what_is_next
+from lib.run.runs import LATEST
+from lib.run.signals import StopSignal
 from lib.storage import lock_folder, remove_leftovers
-from lib.terminal import outlive_readers
-from lib.text import TextModel
-from lib.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
-from lib.tokens import Tokens
+from lib.tokens.memmap import Tokens
+from lib.tokens.prepared import check_text, read_meta
+from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
 from model import GPT
 
 SAMPLE_TOKENS = 100

@@ -6,7 +6,7 @@ Reads   data/<dataset>/corpus.* (or --corpus)
 Writes  data/<dataset>/bpe<vocab_size>/tokenizer.json, vocab.json and merges.txt for other tools, and vocab.txt to read
 """
 
-import lib.environment  # noqa: F401  It says which of the others is not installed.
+import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
 import contextlib
@@ -21,11 +21,11 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from config import TRAINING_KEYS, load_config, say_unused
-from lib.corpus import Corpus
-from lib.dataset import say_what_is_replaced
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.storage import atomic_write, flush_to_disk, lock_folder
-from lib.tokenizer import SPECIAL_TOKENS, encode_texts, is_chinese, parse_tokenizer, readable, token_bytes
+from lib.text.corpus import Corpus
+from lib.tokens.prepared import say_what_is_replaced
+from lib.tokens.tokenizer import SPECIAL_TOKENS, encode_texts, is_chinese, parse_tokenizer, readable, token_bytes
 
 SAMPLE_BYTES = 8_000_000  # enough, see docs/EXPERIMENTS.md
 HELD_OUT_CHARACTERS = 500_000

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoint import load_checkpoint, one_line_if_damaged
 from lib.errors import UserError
-from lib.runs import BEST, LATEST, find_run
+from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
+from lib.run.runs import BEST, LATEST, find_run
 from lib.storage import read_json, read_text
 
 HINT = "is the download complete?"

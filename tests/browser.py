@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from config import Config
-from lib.run_log import Run
+from lib.run.runs import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENS = {"desktop": {"width": 1100, "height": 800}, "phone": {"width": 390, "height": 844}}

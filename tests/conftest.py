@@ -15,8 +15,8 @@ import config
 import prepare
 import train
 import train_tokenizer
-from lib.dataset import shard_suffix
 from lib.errors import UserError
+from lib.tokens.prepared import shard_suffix
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -183,7 +183,7 @@ def fails(capsys):
 @pytest.fixture
 def gpus(monkeypatch):
     """Call it to pretend that so many GPUs are here; it returns the list of those that are chosen from now on."""
-    monkeypatch.setattr("lib.device.computes_like_cpu", lambda *_: "as it should")
+    monkeypatch.setattr("lib.machine.device.computes_like_cpu", lambda *_: "as it should")
 
     def pretend(n, capability=(9, 0)):
         chosen = []

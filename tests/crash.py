@@ -25,10 +25,10 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoint import load_checkpoint
-from lib.dataset import read_meta
 from lib.errors import UserError
-from lib.runs import BEST, LATEST, LOG
+from lib.run.checkpoint import load_checkpoint
+from lib.run.runs import BEST, LATEST, LOG
+from lib.tokens.prepared import read_meta
 from tests.conftest import SCRIPTS, TINY, copy_scripts, make_text
 
 TRAINING = [*TINY, "--n_embd=96", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1", "--dtype=auto"]

@@ -18,8 +18,8 @@ import config
 import prepare
 import train
 import train_tokenizer
-from lib import checkpoint
-from lib.run_log import RunLog
+from lib.run import checkpoint
+from lib.run.log import RunLog
 from tests.conftest import TINY, make_text
 from tests.crash import make_home
 

@@ -4,11 +4,12 @@ import time
 import torch
 
 from config import load_config
-from lib.compilation import should_compile
 from lib.errors import ArgumentParser
+from lib.machine.compilation import should_compile
 from model import GPT
 from tests.conftest import TINY
 from tools import bench
+from tools.lab import busy
 
 
 def once(work, device, repeats=10, at_most=10.0):
@@ -53,13 +54,9 @@ def test_only_long_runs_are_compiled_on_a_cpu():
         assert should_compile(GPT(config, 4000), torch.device("cpu")) == expected
 
 
-def test_busy_writes_no_file(book, fails):
-    assert "leave out --json" in fails(bench.main, [*TINY, "--busy", "--json=bench.json"], code=2)
-
-
 def test_beside_busy_processes(clone, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "ROOT", clone)
-    bench.measure_beside_others(bench.Table(), TINY, n_steps=12, rounds=1)
+    monkeypatch.setattr(busy, "ROOT", clone)
+    busy.measure(bench.Table(), TINY, n_steps=12, rounds=1)
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines()] == [f"{n} busy" for n in range(3) for _ in range(4)]
     assert out.count("train.py is") == 9 and not (clone / "out" / "bench").exists()

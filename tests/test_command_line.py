@@ -102,7 +102,7 @@ def test_torchrun_leaves_the_flags_alone():
     "settings, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
 )
 def test_threads_wait_shortly_unless_the_user_has_said(settings, expected):
-    code = "import os, sys, lib.short_waits as _; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    code = "import os, sys, lib.machine.startup as _; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, "-c", code]
     found = subprocess.check_output(command, cwd=SCRIPTS, env=environment | settings, encoding="utf-8")
@@ -121,7 +121,7 @@ def refuses_to_start(*command, **settings):
 
 
 SCRIPT_NAMES = ["train_tokenizer.py", "prepare.py", "train.py", "sample.py", "plot_loss.py"]
-TOOL_NAMES = ["tools.report", "tools.export", "tools.bench", "tools.experiments"]
+TOOL_NAMES = ["tools.report", "tools.export", "tools.bench", "tools.lab.experiments"]
 
 
 @pytest.mark.parametrize("words", [*([name] for name in SCRIPT_NAMES), *(["-m", name] for name in TOOL_NAMES)])
@@ -131,7 +131,7 @@ def test_a_python_without_the_libraries(words):
 
 
 def test_a_mistake_of_our_own_keeps_its_traceback():
-    code = "import lib.environment; 1 / 0"
+    code = "import lib.machine.startup; 1 / 0"
     found = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, encoding="utf-8")
     assert "Traceback" in found.stderr and "ZeroDivisionError" in found.stderr
 

@@ -4,9 +4,9 @@ import re
 import pytest
 
 from config import Config
-from lib.corpus import Corpus
 from lib.errors import UserError
-from lib.files import PIECE
+from lib.text.corpus import Corpus
+from lib.text.files import PIECE
 from tests.conftest import make_text
 
 CHINESE = "话说天下大势，分久必合，合久必分。\n周末七国分争，并入于秦。\n"
@@ -126,7 +126,7 @@ def damaged(encoding, n, where):
 @pytest.mark.parametrize("where", ["beginning", "all over", "end"])
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "big5hkscs"])
 def test_damage_is_counted_and_shown_wherever_it_lies(tmp_path, monkeypatch, capsys, encoding, where, wanted):
-    monkeypatch.setattr("lib.files.PIECE", 1000)
+    monkeypatch.setattr("lib.text.files.PIECE", 1000)
     path = tmp_path / "novel.txt"
     wanted = encoding if wanted == "named" else "auto"
     if encoding == "big5hkscs":  # which has no simplified characters
@@ -303,7 +303,7 @@ def test_the_first_line_controls_no_terminal(tmp_path, capsys):
 )
 def test_documents_of_a_text(tmp_path, monkeypatch, split, text, expected, piece):
     """Also where a separator lies on the border of two pieces of the text."""
-    monkeypatch.setattr("lib.files.PIECE", piece)
+    monkeypatch.setattr("lib.text.files.PIECE", piece)
     path = tmp_path / "x.txt"
     path.write_text(text, encoding="utf-8")
     assert documents(read(path, split=split)) == expected
@@ -311,8 +311,8 @@ def test_documents_of_a_text(tmp_path, monkeypatch, split, text, expected, piece
 
 def test_documents_of_a_long_text(tmp_path, monkeypatch):
     """What is between two separators may be longer or shorter than what is read at a time."""
-    monkeypatch.setattr("lib.files.PIECE", 500)
-    monkeypatch.setattr("lib.documents.LONGEST_SEPARATOR", 64)
+    monkeypatch.setattr("lib.text.files.PIECE", 500)
+    monkeypatch.setattr("lib.text.documents.LONGEST_SEPARATOR", 64)
     texts = [" " * (i % 3) + make_text(1 + i * i % 40, i) for i in range(100)]
     path = tmp_path / "x.txt"
     path.write_text("".join(text + "\n" * (1 + i % 70) for i, text in enumerate(texts)), encoding="utf-8")
@@ -404,7 +404,7 @@ def split(c):
 @pytest.mark.parametrize("piece", [200, 1 << 16])
 @pytest.mark.parametrize("documents", [1, 3, 200])
 def test_the_split_keeps_all_text_and_never_overlaps(tmp_path, monkeypatch, documents, piece):
-    monkeypatch.setattr("lib.documents.PIECE", piece)
+    monkeypatch.setattr("lib.text.documents.PIECE", piece)
     texts = [make_text(600 // documents, seed) for seed in range(documents)]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")

@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 
 import model
 from config import Config
-from lib import device
-from lib.compilation import compile_model
 from lib.errors import UserError
+from lib.machine import device
+from lib.machine.compilation import compile_model
 from model import GPT
 
 CPU = torch.device("cpu")
@@ -187,7 +187,7 @@ def test_one_gpu_of_several(monkeypatch, gpus):
     assert pick("cuda:1") == torch.device("cuda", 1) and chosen == [torch.device("cuda", 1)]
     with pytest.raises(UserError, match="cuda:2 is not available here: there are 2 GPUs"):
         pick("cuda:2")
-    monkeypatch.setattr("lib.distributed.is_torchrun", True)
+    monkeypatch.setattr("lib.machine.distributed.is_torchrun", True)
     with pytest.raises(UserError, match="--device=cuda"):
         pick("cuda:1")
 

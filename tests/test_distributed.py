@@ -19,8 +19,8 @@ import torch
 
 import config
 import train
-from lib import device, distributed
 from lib.errors import UserError
+from lib.machine import device, distributed
 from model import GPT
 from tests.conftest import TINY, at_step
 from tests.crash import read_run, same

@@ -14,9 +14,9 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from lib.encoding import LATIN, MARK, OTHER_SCRIPTS, decode, guess
 from lib.errors import UserError
-from lib.files import Part, characters, find_encoding
+from lib.text.encoding import LATIN, MARK, OTHER_SCRIPTS, decode, guess
+from lib.text.files import Part, characters, find_encoding
 from tests.encodings import CASES, ENGLISH, GREEK, JAPANESE, KOREAN, SIMPLIFIED, TRADITIONAL, count
 
 ONE_LINE = re.sub("[\n -~]", "", SIMPLIFIED)

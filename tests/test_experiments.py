@@ -1,6 +1,6 @@
 import json
 
-from tools import experiments
+from tools.lab import experiments
 
 
 def test_every_result_is_kept(tmp_path, monkeypatch, capsys):

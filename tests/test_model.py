@@ -13,10 +13,10 @@ from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, T
 
 from config import Config
 from lib.errors import UserError
+from lib.generation import TextDecoder, TextModel
 from lib.qwen3 import to_qwen3
-from lib.text import TextDecoder, TextModel
-from lib.tokenizer import SPECIAL_TOKENS, parse_tokenizer
-from lib.utf8 import token_automaton
+from lib.tokens.tokenizer import SPECIAL_TOKENS, parse_tokenizer
+from lib.tokens.utf8 import token_automaton
 from model import GPT, ONE, KVCache, attend, keep_nucleus, next_token
 from sample import load
 

@@ -8,8 +8,9 @@ import torch
 
 import train
 from config import Config
-from lib import device, plan
-from lib.device import pick_precision
+from lib.machine import device
+from lib.machine.device import pick_precision
+from lib.run import plan
 from model import GPT
 from tests.conftest import TINY
 

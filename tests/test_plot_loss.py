@@ -7,7 +7,7 @@ import pytest
 from matplotlib import font_manager
 
 import plot_loss
-from lib.run_log import Run
+from lib.run.runs import Run
 
 
 def test_a_run_becomes_a_picture(run, capsys):

@@ -7,9 +7,9 @@ from tokenizers import models, pre_tokenizers
 import prepare
 import train
 import train_tokenizer
-from lib.dataset import read_meta
 from lib.storage import sha256
-from lib.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer
+from lib.tokens.prepared import read_meta
+from lib.tokens.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer
 from tests.conftest import TINY, make_text, read_tokens
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import prepare
 import train
 import train_tokenizer
-from lib.dataset import read_meta
+from lib.tokens.prepared import read_meta
 from sample import load
 from tests.conftest import TINY, make_text
 from tools import export

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from config import Config
-from lib.corpus import Corpus
 from lib.errors import UserError
+from lib.text.corpus import Corpus
 
 TEXTS = ["清晨，老渔夫在码头修椅子。\n邻居问他：", '他"笑"着说：{记不清了}。', "[雨后]，孩子们\\n跑到河边。"]
 
@@ -42,7 +42,7 @@ def lines(values):
 )
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_records_are_found_however_they_are_written(tmp_path, monkeypatch, suffix, write, record, piece):
-    monkeypatch.setattr("lib.files.PIECE", piece)
+    monkeypatch.setattr("lib.text.files.PIECE", piece)
     assert documents(tmp_path / f"x{suffix}", write([record(text) for text in TEXTS])) == TEXTS
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_names_its_keys(tmp_path, record, text_key, words):
 
 
 def test_the_line_of_a_bad_record_in_a_long_list(tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.files.PIECE", 100)
+    monkeypatch.setattr("lib.text.files.PIECE", 100)
     text = json.dumps([{"text": "字\n" * 300}] * 20, indent=0)
     with pytest.raises(UserError, match=r"line 63: not JSON"):  # A record has three lines here.
         documents(tmp_path / "x.json", text[:-1] + ",\n{]")
@@ -193,7 +193,7 @@ def test_a_table_stays_in_one_shard(tmp_path):
 
 def test_a_table_that_is_none(tmp_path, monkeypatch):
     path = tmp_path / "x.csv"
-    monkeypatch.setattr("lib.records.LONGEST_RECORD", 100)
+    monkeypatch.setattr("lib.text.records.LONGEST_RECORD", 100)
     for text, words in (("text\n" + "字" * 200 + "\n", "field larger"), ("字" * 200, "longer than 100")):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=words):

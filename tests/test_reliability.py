@@ -23,9 +23,9 @@ import sample
 import train
 import train_tokenizer
 from data import poetry
-from lib import checkpoint
-from lib.checkpoint import load_checkpoint
 from lib.errors import UserError, one_line
+from lib.run import checkpoint
+from lib.run.checkpoint import load_checkpoint
 from lib.storage import lock_folder, write_json
 from tests import crash
 from tests.conftest import SCRIPTS, TINY, at_step, make_text
@@ -415,8 +415,8 @@ def test_no_file_is_waited_for_or_read_for_ever(run, home, fails):
 
 
 def test_a_record_of_gigabytes_is_refused(home, fails, monkeypatch):
-    monkeypatch.setattr("lib.files.PIECE", 100)
-    monkeypatch.setattr("lib.records.LONGEST_RECORD", 1000)
+    monkeypatch.setattr("lib.text.files.PIECE", 100)
+    monkeypatch.setattr("lib.text.records.LONGEST_RECORD", 1000)
     path = home / "long.jsonl"
     path.write_text(json.dumps({"text": make_text(3)}) + "\n" + json.dumps({"text": "长" * 2000}), encoding="utf-8")
     assert "line 2: longer than 1,000 characters" in fails(train_tokenizer.main, [f"--corpus={path}"])

@@ -13,7 +13,7 @@ import prepare
 import train
 import train_tokenizer
 from config import Config
-from lib.corpus import Corpus
+from lib.text.corpus import Corpus
 from tests.conftest import TINY, make_text
 from tools.report import __main__ as report
 from tools.report import published

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import sample
-from lib.checkpoint import load_checkpoint
 from lib.errors import UserError
+from lib.run.checkpoint import load_checkpoint
 
 
 def test_text_is_continued(run, capsys):

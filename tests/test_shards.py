@@ -16,12 +16,12 @@ import prepare
 import train
 import train_tokenizer
 from config import Config
-from lib.corpus import Corpus
-from lib.dataset import read_meta, shard_suffix
 from lib.errors import UserError
 from lib.storage import lock_folder, sha256
-from lib.tokenizer import BOS
-from lib.tokens import Tokens
+from lib.text.corpus import Corpus
+from lib.tokens.memmap import Tokens
+from lib.tokens.prepared import read_meta, shard_suffix
+from lib.tokens.tokenizer import BOS
 from sample import load
 from tests.conftest import TINY, make_text, read_tokens
 

@@ -7,10 +7,10 @@ from tokenizers import trainers
 
 import train_tokenizer
 from config import Config
-from lib import documents
-from lib.corpus import Corpus
 from lib.errors import UserError
-from lib.tokenizer import (
+from lib.text import documents
+from lib.text.corpus import Corpus
+from lib.tokens.tokenizer import (
     EOS,
     SPECIAL_TOKENS,
     parse_tokenizer,

@@ -19,9 +19,9 @@ import prepare
 import train
 import train_tokenizer
 from config import Config
-from lib.checkpoint import load_checkpoint
-from lib.dataset import read_meta
-from lib.tokens import Tokens
+from lib.run.checkpoint import load_checkpoint
+from lib.tokens.memmap import Tokens
+from lib.tokens.prepared import read_meta
 from model import GPT
 from sample import load
 from tests.conftest import TINY, read_tokens

@@ -4,7 +4,7 @@ import prepare
 import train
 import train_tokenizer
 from tests.conftest import TINY
-from tools import verse
+from tools.lab import verse
 
 REGULAR = "静夜思\n李白\n\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
 

@@ -1,1 +1,3 @@
-import lib.environment  # noqa: F401  It says which library is not installed.
+"""What a user may want beyond the six scripts."""
+
+import lib.machine.startup  # noqa: F401  It is first, as in the scripts.

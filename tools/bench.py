@@ -1,7 +1,6 @@
 """Measure how fast everything is on this machine, and how far from what the machine can do.
 
     python -m tools.bench config/small.py --batch_size=8 [--json FILE]
-    python -m tools.bench config/tiny.py --busy      train.py alone, and beside one and two busy processes
 
 Reads   data/<dataset>/ as prepared for train.py
 Prints  one table: a training step and its parts, evaluation, checkpoints, tokenizer, sampling, start-up
@@ -9,14 +8,10 @@ Prints  one table: a training step and its parts, evaluation, checkpoints, token
 A figure of a noisy machine says little; ratios taken in one run say more. Each is a median.
 """
 
-import contextlib
 import datetime
 import io
 import itertools
-import json
-import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,17 +25,17 @@ import torch
 import prepare
 import train
 import train_tokenizer
-from config import ROOT, load_config
+from config import load_config
 from lib import qwen3
-from lib.checkpoint import save_checkpoint
-from lib.compilation import flops_per_token
-from lib.corpus import Corpus
-from lib.dataset import read_meta
-from lib.device import computes_like_cpu, device_name, peak_memory, pick_device, pick_precision, set_up
-from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.errors import ArgumentParser, reports_errors
+from lib.machine.compilation import flops_per_token
+from lib.machine.device import computes_like_cpu, device_name, peak_memory, pick_device, pick_precision, set_up
+from lib.run.checkpoint import save_checkpoint
 from lib.storage import write_json
-from lib.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
-from lib.tokens import Tokens
+from lib.text.corpus import Corpus
+from lib.tokens.memmap import Tokens
+from lib.tokens.prepared import read_meta
+from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
 from model import GPT
 
 SCRIPTS = ("train_tokenizer.py", "prepare.py", "train.py", "sample.py", "plot_loss.py")
@@ -139,51 +134,11 @@ def measure_tokenizer(table, corpus, config, tokenizer):
     table.add("prepare.py", corpus.bytes / 1e6 / took, "MB/s", f"the whole corpus, {corpus.bytes / 1e6:.1f} MB")
 
 
-def train_speeds(flags, n_steps, environment):
-    """The tokens per second of each step that train.py reports as a process. The first steps are left out."""
-    command = [sys.executable, ROOT / "train.py", *flags, "--run=bench", "--overwrite", f"--max_steps={n_steps}"]
-    command += ["--log_interval=1", "--eval_interval=1000000", "--eval_tokens=1000", "--prompts="]
-    found = subprocess.run(command, env=os.environ | environment, capture_output=True, encoding="utf-8")
-    if found.returncode:
-        raise UserError(f"train.py ended with: {found.stderr.strip()}")
-    run = ROOT / "out" / "bench"
-    records = json.loads((run / "loss_log.json").read_text(encoding="utf-8"))["records"]
-    shutil.rmtree(run)
-    return [r["tokens_per_second"] for r in records if "tokens_per_second" in r][5:]
-
-
-def measure_beside_others(table, flags, n_steps=60, rounds=3):
-    """Training beside busy processes, with several settings of OpenMP (https://gcc.gnu.org/onlinedocs/libgomp)."""
-    ways = {
-        "train.py": {},
-        "OpenMP by itself": {"GOMP_SPINCOUNT": "300000"},
-        "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-        "one thread": {"OMP_NUM_THREADS": "1"},
-    }
-    for n_busy in range(3):
-        speeds = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, environment in ways.items():
-                with contextlib.ExitStack() as stack:
-                    for _ in range(n_busy):
-                        busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
-                        stack.callback(busy.kill)
-                    # That of all steps together: beside other work some take ten times as long as most.
-                    speeds[name].append(statistics.harmonic_mean(train_speeds(flags, n_steps, environment)))
-        for name, found in speeds.items():
-            ratio = statistics.median(mine / its for mine, its in zip(speeds["train.py"], found, strict=True))
-            note = "" if name == "train.py" else f"train.py is {ratio:.2f} times as fast"
-            table.add(f"{n_busy} busy: {name}", statistics.median(found), "tok/s", note)
-
-
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--busy", action="store_true", help="measure train.py beside busy processes, nothing else")
     parser.add_argument("--json", metavar="FILE", help="write the figures, with hardware and versions, to a file")
     config, args = load_config(argv, parser)
-    if args.busy and args.json:
-        parser.error("--busy writes no file; leave out --json")
     config = qwen3.with_shape_of_init(config, args.given)
     meta = read_meta(config.tokens_dir)
     tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir)
@@ -195,9 +150,6 @@ def main(argv=None):
     model = GPT(config, meta["vocab_size"]).to(device)
     hardware = f"{device.type} ({device_name(device)})"
     print(f"{hardware}, torch {torch.__version__}; {sum(model.parameter_counts()):,} parameters")
-    if args.busy:
-        measure_beside_others(table, [f"--{key}={value}" for key, value in config.changes().items()])
-        return 0
 
     print(f"beside the CPU in float32: {computes_like_cpu(device, GPT, config, config.dtype)}")
     flops = measure_training(table, config, model, Tokens(config, meta, "train", device), precision)

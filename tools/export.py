@@ -23,8 +23,7 @@ from tokenizers import processors
 import plot_loss
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.qwen3 import to_qwen3
-from lib.run_log import HINT, Run
-from lib.runs import LOG, add_run_argument, run_name
+from lib.run.runs import HINT, LOG, Run, add_run_argument, run_name
 from lib.storage import atomic_write, lock_folder, write_json, write_text
 from model import GPT
 from sample import load_run

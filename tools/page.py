@@ -6,9 +6,9 @@ import inspect
 import json
 
 from lib.errors import UserError
-from lib.runs import LOG, run_name
+from lib.run.runs import LOG, run_name
 from lib.storage import is_number, read_json, write_text
-from lib.utf8 import TRANSITIONS
+from lib.tokens.utf8 import TRANSITIONS
 from model import GPT
 from tools.templates import load_template
 from train_tokenizer import SPLITS, new_tokenizer

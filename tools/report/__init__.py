@@ -1,1 +1,0 @@
-import lib.short_waits  # noqa: F401

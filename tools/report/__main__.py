@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from config import DEVICES, load_config
-from lib.device import set_up
 from lib.errors import ArgumentParser, one_line, reports_errors
-from lib.plan import format_number
-from lib.run_log import Run, format_time, smooth
-from lib.runs import add_run_argument
+from lib.machine.device import set_up
+from lib.run.log import format_time
+from lib.run.plan import format_number
+from lib.run.runs import Run, add_run_argument, smooth
 from lib.storage import write_text
 from sample import load_run
 from tools.report.charts import chart

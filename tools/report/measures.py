@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from config import Config
-from lib.dataset import read_meta
-from lib.device import pick_precision
 from lib.errors import UserError
-from lib.run_log import Run
-from lib.tokenizer import read_tokenizer, token_lengths
-from lib.tokens import Tokens
+from lib.machine.device import pick_precision
+from lib.run.runs import Run
+from lib.tokens.memmap import Tokens
+from lib.tokens.prepared import read_meta
+from lib.tokens.tokenizer import read_tokenizer, token_lengths
 from tools.report.baselines import bigram_loss, compressed_bits, unigram_loss
 from tools.report.copying import Copies, find_copies
 from tools.report.published import beside_published

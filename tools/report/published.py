@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.run_log import Run
+from lib.run.runs import Run
 
 LOGS = Path(__file__).parents[2] / "docs" / "results"
 SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")

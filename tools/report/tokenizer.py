@@ -6,8 +6,8 @@ import json
 import numpy as np
 from tokenizers import Tokenizer
 
-from lib.corpus import Corpus
-from lib.tokenizer import encode_texts, is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
+from lib.text.corpus import Corpus
+from lib.tokens.tokenizer import encode_texts, is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
 from train_tokenizer import learn, new_tokenizer, sample_corpus
 
 KINDS = {  # of text, to see what a tokenizer was made for

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.plan import format_number
-from lib.run_log import useless_evaluations
+from lib.run.plan import format_number
+from lib.run.runs import useless_evaluations
 
 
 class Verdict(NamedTuple):

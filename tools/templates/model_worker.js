@@ -1,6 +1,6 @@
 // The model of the page, in a worker: it gets a text, and answers with the tokens that follow, one by one.
 //
-// What is computed is what model.py, lib/text.py and the tokenizers library compute. All shapes and tables come from
+// What is computed is what model.py, lib/generation.py and the tokenizers library compute. All shapes and tables come from
 // `model`, which tools/page.py has written. A matrix of weights (rows, columns) is one array, row after row.
 "use strict";
 
@@ -59,7 +59,7 @@ function readVocabulary() {
     const both = tokenOf.get(model.tokens[a] + model.tokens[b]);
     return [pair(a, b), { rank, both }];
   }));
-  // The state of the UTF-8 automaton of lib/utf8.py after each token, for each state before it.
+  // The state of the UTF-8 automaton of lib/tokens/utf8.py after each token, for each state before it.
   const dead = 1 + Math.max(...model.transitions.map(([state]) => state));  // where nothing can follow
   const step = new Uint8Array((dead + 1) * 256).fill(dead);
   for (const [state, first, last, next] of model.transitions) {

@@ -8,7 +8,7 @@ import numpy as np
 
 from lib.errors import UserError
 from lib.storage import read_json, sha256
-from lib.tokenizer import read_tokenizer
+from lib.tokens.tokenizer import read_tokenizer
 
 HINT = "run prepare.py with the same config"
 SUMS = ("tokens", "documents", "characters", "bytes")

@@ -1,6 +1,6 @@
 """Measure nanoGPT, transformers and llama.cpp beside these scripts, on this machine, in turn. See docs/comparison.md.
 
-    python -m tools.peers NANOGPT_FOLDER [--rounds=3] [--json FILE]
+    python -m tools.lab.peers NANOGPT_FOLDER [--rounds=3] [--json FILE]
 
 Needs the tokens of config/small.py and config/tiny.py, a clone of nanoGPT, and
 python -m pip install transformers gguf llama-cpp-python
@@ -23,14 +23,14 @@ from pathlib import Path
 import torch
 
 from config import ROOT, load_config
-from lib.dataset import read_meta
 from lib.errors import ArgumentParser, reports_errors
+from lib.generation import TextModel
 from lib.storage import write_json
-from lib.text import TextModel
-from lib.tokenizer import parse_tokenizer, read_tokenizer
+from lib.tokens.prepared import read_meta
+from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer
 from model import GPT
-from tools.bench import train_speeds
 from tools.export import write_gguf, write_hf
+from tools.lab.busy import train_speeds
 
 N_TOKENS = 200
 STEPS = 40
@@ -142,7 +142,7 @@ def main(argv=None):
     speeds = sampling_speeds(args.nanogpt.resolve(), config, 5000, args.rounds)
     results["sampling"] = show("sampling, config/small.py, one stream of 200 tokens", speeds)
     if args.json:
-        about = {"command": "python -m tools.peers NANOGPT_FOLDER", "date": datetime.date.today().isoformat()}
+        about = {"command": "python -m tools.lab.peers NANOGPT_FOLDER", "date": datetime.date.today().isoformat()}
         write_json(args.json, about | {"torch": torch.__version__, "tokens per second": results}, indent=1)
 
 

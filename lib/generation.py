@@ -6,8 +6,8 @@ import sys
 import torch
 
 from lib.errors import UserError
-from lib.tokenizer import special_ids, token_bytes
-from lib.utf8 import token_automaton
+from lib.tokens.tokenizer import special_ids, token_bytes
+from lib.tokens.utf8 import token_automaton
 
 
 class TextDecoder:

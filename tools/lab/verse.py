@@ -1,6 +1,6 @@
 """Look at the form of the poems that a GPT writes: are their lines of one length, and do they rhyme?
 
-    python -m tools.verse small [--num_samples=300] [--temperature 0.5 0.8 1]
+    python -m tools.lab.verse small [--num_samples=300] [--temperature 0.5 0.8 1]
 
 For a run that was trained on data/poetry.py: a title, an author, an empty line, then the verse. A line ends at a
 punctuation mark, and every second line may rhyme with the next but one. Which characters rhyme is not known from a
@@ -15,10 +15,9 @@ from collections import Counter
 from itertools import pairwise
 
 from config import DEVICES
-from lib.device import set_up
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
-from lib.run_log import Run
-from lib.runs import add_run_argument
+from lib.machine.device import set_up
+from lib.run.runs import Run, add_run_argument
 from sample import load_run
 from tools.report.measures import read_text, to_bytes
 
@@ -77,7 +76,7 @@ def mean(values) -> float:
 
 @reports_errors
 def main(argv=None):
-    parser = ArgumentParser(prog="python -m tools.verse", description=__doc__)
+    parser = ArgumentParser(prog="python -m tools.lab.verse", description=__doc__)
     add_run_argument(parser)
     parser.add_argument("--num_samples", type=in_range(int, 1, 10_000), default=300, help="poems to write [300]")
     parser.add_argument("--temperature", type=in_range(float, 0, 100), nargs="+", default=[0.5, 0.8, 1.0], metavar="T")

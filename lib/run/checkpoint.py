@@ -7,10 +7,10 @@ import shlex
 import torch
 
 import config
-from lib import distributed
 from lib.errors import UserError, is_out_of_memory
-from lib.runs import BEST, LATEST, LOG
-from lib.signals import signals_wait
+from lib.machine import distributed
+from lib.run.runs import BEST, LATEST, LOG
+from lib.run.signals import signals_wait
 from lib.storage import atomic_write, is_number
 
 KINDS = {"model": dict, "config": dict, "tokenizer": str, "step": int}

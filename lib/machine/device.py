@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from lib import distributed
 from lib.errors import UserError, is_out_of_memory
+from lib.machine import distributed
 
 CGROUP = Path("/sys/fs/cgroup")
 CONTAINER = (  # its limit, what is in use, and what of that are files that can be read again: cgroup v2 and v1

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from lib import distributed
 from lib.errors import UserError
+from lib.machine import distributed
 
 NEVER = 1 << 40
 

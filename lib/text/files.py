@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from lib.encoding import DAMAGE, MARK, guess
 from lib.errors import UserError, one_line
+from lib.text.encoding import DAMAGE, MARK, guess
 
 TEXTS, JSON, TABLES = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
 KNOWN = TEXTS + JSON + TABLES
@@ -33,7 +33,7 @@ class Part:
     begin: int
     end: int
     encoding: str = ""
-    keys: tuple[str, ...] = ()  # of the text in its records, see lib/records.py
+    keys: tuple[str, ...] = ()  # of the text in its records, see lib/text/records.py
 
     @property
     def is_records(self):

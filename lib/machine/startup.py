@@ -1,14 +1,14 @@
-"""One line instead of a traceback where a script cannot start: Python is too old, or a library is not installed.
+"""What must happen before anything else is imported: every script and tool imports this first.
 
-This is the one import whose order matters: the scripts import it first, so that it is there when another one fails.
 An old Python must be able to read it.
 """
 
+import os
 import sys
 
 
 def say_what_is_missing(kind, error, traceback):
-    """What Python calls with an exception that nothing has caught."""
+    """What Python calls with an exception that nothing has caught: a missing library becomes one line."""
     if issubclass(kind, ModuleNotFoundError):
         print(
             f"error: {error.name} is not installed for {sys.executable}; start with .venv/bin/python,"
@@ -25,3 +25,10 @@ if sys.version_info < (3, 11):  # noqa: UP036
         " start with .venv/bin/python, or make it with a newer one: make demo PYTHON=python3.12"
     )
 sys.excepthook = say_what_is_missing
+
+# A thread of GNU OpenMP that waits for another one computes in circles for milliseconds. Where something else is at
+# work, the other thread gets no core in that time, and training takes several times as long
+# (python -m tools.lab.busy measures it). So it sleeps after some microseconds. OpenMP reads this once, when torch is
+# loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

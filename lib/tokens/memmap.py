@@ -5,8 +5,8 @@ import mmap
 import numpy as np
 import torch
 
-from lib.dataset import shard_suffix
 from lib.errors import UserError
+from lib.tokens.prepared import shard_suffix
 
 
 class Tokens:

@@ -5,8 +5,8 @@ import itertools
 import re
 
 from lib.errors import UserError
-from lib.files import PIECE, TABLES, characters
-from lib.records import read_rows, read_values, to_text
+from lib.text.files import PIECE, TABLES, characters
+from lib.text.records import read_rows, read_values, to_text
 
 SEPARATORS = {  # what ends a document in texts for other tools, and what begins one there
     "<|endoftext|>": "<|startoftext|>",

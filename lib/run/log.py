@@ -1,20 +1,16 @@
-"""The log of a run, loss_log.json: written while it trains, read by whoever draws or judges it."""
+"""The log of a run as it trains: loss_log.json, samples.md, TensorBoard, and its lines on the terminal."""
 
 import dataclasses
-import itertools
 import math
 import shlex
 import shutil
 import sys
 import time
 
-import numpy as np
-
 from lib.errors import UserError, one_line
-from lib.runs import LOG, SAMPLES, find_run, run_name
-from lib.storage import is_number, read_json, write_json, write_text
-
-HINT = "train the run again, or --resume it, to write it anew"
+from lib.machine import distributed
+from lib.run.runs import LOG, SAMPLES, sound, useless_evaluations
+from lib.storage import write_json, write_text
 
 
 def format_time(seconds) -> str:
@@ -146,8 +142,6 @@ class RunLog:
 
 def say_what_is_next(log, argv, step, stopping, prompts) -> int:
     """The last lines of a run. Returns the exit code."""
-    from lib import distributed  # plot_loss.py, which reads logs, need not wait for torch.
-
     if stopping:
         words = [word for word in argv if word not in ("--resume", "--overwrite")]
         start = "torchrun … train.py" if distributed.is_torchrun else "python train.py"
@@ -186,58 +180,3 @@ def write_samples(path, records):
             # Indented, it stays as it is, whatever it holds.
             parts.append("\n" + "".join(f"    {line}\n" for line in (prompt + text).split("\n")))
     write_text(path, "".join(parts))
-
-
-def sound(records) -> list:
-    """The records of a file, without values that are no numbers and samples that are no texts."""
-    kept = []
-    for record in records if isinstance(records, list) else ():
-        if not isinstance(record, dict) or not is_number(record.get("step")):
-            continue
-        samples = record.get("samples", {})
-        is_text = isinstance(samples, dict) and all(type(text) is str for text in itertools.chain(*samples.items()))
-        whole = is_text and "val_loss" in record
-        kept.append({key: v for key, v in record.items() if (whole if key == "samples" else is_number(v))})
-    return kept
-
-
-def useless_evaluations(records) -> int:
-    """How many evaluations there are after the best one."""
-    losses = [record["val_loss"] for record in records if "val_loss" in record]
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
-
-
-class Run:
-    """What one loss_log.json says. name: see find_run. Raises UserError."""
-
-    def __init__(self, name):
-        path = find_run(name, LOG)
-        log = read_json(path, HINT)
-        self.header, self.records, self.folder = log, sound(log.get("records")), path.parent
-        config = log.get("config")
-        if not isinstance(config, dict):
-            raise UserError(f"{path} is damaged (it lacks the config); {HINT}")
-        self.name = run_name(self.folder)
-        self.unigram_entropy = log.get("unigram_entropy")
-        self.train, self.val = self.series("train_loss"), self.series("val_loss")
-        if not len(self.train[0]) and not len(self.val[0]):
-            raise UserError(f"{path} has no records of a loss yet; let the run go on for a few steps")
-
-    @property
-    def step_tokens(self):
-        """Training tokens in a step, on average: batch_size may have changed on the way."""
-        steps, tokens = self.series("tokens")
-        return tokens[-1] / max(1, steps[-1]) if len(steps) else 0
-
-    def series(self, key, x="step"):
-        """(steps, values), two arrays, of the records that have this number."""
-        points = [(record[x], record[key]) for record in self.records if key in record and x in record]
-        return np.array(points, dtype=float).reshape(-1, 2).T
-
-
-def smooth(values, reach):
-    """The average of `reach` values on each side; of fewer where the curve begins, so that it begins where it did."""
-    middle, total = np.arange(len(values)), np.cumsum([0.0, *values])
-    reach = np.minimum(middle, reach)
-    first, end = middle - reach, np.minimum(middle + reach + 1, len(values))
-    return (total[end] - total[first]) / (end - first)

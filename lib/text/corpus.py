@@ -3,11 +3,11 @@
 import collections
 import dataclasses
 
-from lib.documents import SEPARATORS, read, separator, values
-from lib.encoding import check_name
 from lib.errors import UserError, one_line
-from lib.files import NO_TEXT, OTHERS, can_be_cut, cut_files, find_encoding, find_files
-from lib.records import CHATS, find_keys
+from lib.text.documents import SEPARATORS, read, separator, values
+from lib.text.encoding import check_name
+from lib.text.files import NO_TEXT, OTHERS, can_be_cut, cut_files, find_encoding, find_files
+from lib.text.records import CHATS, find_keys
 
 HINTS = {OTHERS: "; what is text among them is read if it is named .txt", NO_TEXT: "; --corpus=FILE says why"}
 

@@ -1,6 +1,6 @@
 """Compare training recipes: one config with other flags, several seeds. Findings: docs/EXPERIMENTS.md.
 
-    python -m tools.experiments config/tiny.py "min_lr=1e-4" "optimizer=muon dropout=0" --all="max_steps=1500"
+    python -m tools.lab.experiments config/tiny.py "min_lr=1e-4" "optimizer=muon dropout=0" --all="max_steps=1500"
 
 A VARIANT holds flags of train.py without their dashes; those of --all go for every run. The config by itself is trained
 first. Each run has one thread. For each variant the bits per character and the nats per token at the end are printed,
@@ -41,7 +41,7 @@ def train(config, flags, seed, run):
 
 @reports_errors
 def main(argv=None):
-    parser = ArgumentParser(prog="python -m tools.experiments", description=__doc__)
+    parser = ArgumentParser(prog="python -m tools.lab.experiments", description=__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--all", default="", metavar="FLAGS")

@@ -7,12 +7,12 @@ import time
 
 import torch
 
-from lib import distributed
-from lib.checkpoint import write_checkpoint
-from lib.compilation import should_compile
-from lib.device import device_name, format_bytes, free_memory, peak_memory
 from lib.errors import one_line
-from lib.run_log import format_time
+from lib.machine import distributed
+from lib.machine.compilation import should_compile
+from lib.machine.device import device_name, format_bytes, free_memory, peak_memory
+from lib.run.checkpoint import write_checkpoint
+from lib.run.log import format_time
 from lib.storage import flush_to_disk
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-from lib import distributed
+from lib.machine import distributed
 
 # Windows has no SIGHUP, the signal of a terminal that is closed.
 ALL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from lib.device import format_bytes, peak_memory
 from lib.errors import is_out_of_memory
+from lib.machine.device import format_bytes, peak_memory
 
 
 def flops_per_token(model) -> int:
