@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from config import TRAINING_KEYS, load_config, say_unused
 from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.machine.terminal import first_few
 from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256, write_json, write_text
 from lib.text.corpus import Corpus
 from lib.tokens.prepared import (
     describe_text,
     entropy,
-    first_few,
     missing_shards,
     parse_shard,
     remove_other_divisions,

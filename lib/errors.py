@@ -8,10 +8,8 @@ import re
 import signal
 import sys
 
+from lib.machine.terminal import one_line
 from lib.other_names import hint
-
-# Control characters, line and paragraph separators, what reverses the order of writing, half characters.
-CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -121,8 +119,3 @@ def is_out_of_memory(error):
         return True  # torch's own class, known by its name so that scripts without torch need not import it
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def one_line(text) -> str:
-    """Any text as a terminal may show it: line ends and other characters that control it are made visible."""
-    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)

@@ -23,7 +23,8 @@ import sample
 import train
 import train_tokenizer
 from data import poetry
-from lib.errors import UserError, one_line
+from lib.errors import UserError
+from lib.machine.terminal import one_line
 from lib.run import checkpoint
 from lib.run.checkpoint import load_checkpoint
 from lib.storage import lock_folder, write_json

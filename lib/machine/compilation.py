@@ -6,7 +6,8 @@ import time
 import torch
 
 from lib.errors import is_out_of_memory
-from lib.machine.device import format_bytes, peak_memory
+from lib.machine.device import peak_memory
+from lib.machine.terminal import format_bytes
 
 
 def flops_per_token(model) -> int:

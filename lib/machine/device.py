@@ -216,12 +216,6 @@ def free_memory(device) -> int:
     return 0
 
 
-def format_bytes(size) -> str:
-    if size < 1e9:
-        return f"{size / 1e6:,.0f} MB"
-    return f"{size / 1e9:,.{1 if size < 1e10 else 0}f} GB"
-
-
 def peak_memory(device) -> tuple[int, str]:
     """(bytes, of what) in use at most: of the GPU, or else of the process; 0 where nobody counts."""
     if device.type == "cuda":

@@ -7,16 +7,11 @@ import shutil
 import sys
 import time
 
-from lib.errors import UserError, one_line
+from lib.errors import UserError
 from lib.machine import distributed
+from lib.machine.terminal import format_time, one_line
 from lib.run.runs import LOG, SAMPLES, sound, useless_evaluations
 from lib.storage import write_json, write_text
-
-
-def format_time(seconds) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class RunLog:

@@ -7,17 +7,12 @@ import time
 
 import torch
 
-from lib.errors import one_line
 from lib.machine import distributed
 from lib.machine.compilation import should_compile
-from lib.machine.device import device_name, format_bytes, free_memory, peak_memory
+from lib.machine.device import device_name, free_memory, peak_memory
+from lib.machine.terminal import format_bytes, format_number, format_time, one_line
 from lib.run.checkpoint import write_checkpoint
-from lib.run.log import format_time
 from lib.storage import flush_to_disk
-
-
-def format_number(x) -> str:
-    return f"{x:,.1f}" if x >= 1 else f"{x:.2g}"
 
 
 def parts_of(model) -> dict:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import config
-from lib.errors import UserError, one_line
+from lib.errors import UserError
+from lib.machine.terminal import one_line
 from lib.storage import is_number, read_json
 
 BEST, LATEST, LOG, SAMPLES = "best.pt", "ckpt.pt", "loss_log.json", "samples.md"

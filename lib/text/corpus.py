@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 
-from lib.errors import UserError, one_line
+from lib.errors import UserError
+from lib.machine.terminal import one_line
 from lib.text.documents import SEPARATORS, read, separator, values
 from lib.text.encoding import check_name
 from lib.text.files import NO_TEXT, OTHERS, can_be_cut, cut_files, find_encoding, find_files

@@ -7,7 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from lib.errors import UserError, one_line
+from lib.errors import UserError
+from lib.machine.terminal import one_line
 from lib.text.encoding import DAMAGE, MARK, guess
 
 TEXTS, JSON, TABLES = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")

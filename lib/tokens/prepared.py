@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError
+from lib.machine.terminal import first_few
 from lib.storage import read_json, sha256
 from lib.tokens.tokenizer import read_tokenizer
 
@@ -32,10 +33,6 @@ def shard_suffix(k, n) -> str:
 
 def missing_shards(folder, n) -> list[str]:
     return [f"{k}/{n}" for k in range(1, n + 1) if not (folder / f"meta{shard_suffix(k, n)}.json").exists()]
-
-
-def first_few(names) -> str:
-    return ", ".join(names[:8]) + (f", … ({len(names):,} in all)" if len(names) > 8 else "")
 
 
 def remove_other_divisions(folder, n):

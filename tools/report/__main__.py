@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from config import DEVICES, load_config
-from lib.errors import ArgumentParser, one_line, reports_errors
+from lib.errors import ArgumentParser, reports_errors
 from lib.machine.device import set_up
-from lib.run.log import format_time
-from lib.run.plan import format_number
+from lib.machine.terminal import format_number, format_time, one_line
 from lib.run.runs import Run, add_run_argument, smooth
 from lib.storage import write_text
 from sample import load_run

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.run.plan import format_number
+from lib.machine.terminal import format_number
 from lib.run.runs import useless_evaluations
 
 
