@@ -15,7 +15,6 @@ In a notebook:  from sample import load; print(load("out/tiny").generate("你好
 import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from config import DEVICES
 from lib import qwen3
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
-from lib.generation import TextModel
+from lib.generation import Sampling, TextModel
 from lib.machine.device import pick_device
 from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
 from lib.run.runs import BEST, LATEST, add_run_argument, find_run
@@ -44,13 +43,13 @@ def load(run="", last=False, device="auto") -> TextModel:
     run: a folder, a checkpoint, or a name under out/; "" for the most recent run.
     last: take the latest weights instead of those with the best validation loss.
     """
-    text_model, path, checkpoint = load_run(run, last, device)
+    text_model, path, checkpoint = load_model(run, last, device)
     val_loss = f", validation loss {checkpoint['val_loss']:.4f}" if is_number(checkpoint.get("val_loss")) else ""
     print(f"{path}: step {checkpoint['step']:,}{val_loss}", file=sys.stderr)
     return text_model
 
 
-def load_run(run="", last=False, device="auto"):
+def load_model(run="", last=False, device="auto"):
     """(the model of a run, the path of its checkpoint, the checkpoint). See `load`. Raises UserError."""
     path = find_run(run, *((LATEST,) if last else (BEST, LATEST)))
     checkpoint = load_checkpoint(path)
@@ -142,7 +141,6 @@ def parse_args(argv):
     help = "end before this text (may be given several times; \\n is a line end)"
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=help)
     parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
-    default = inspect.signature(GPT.stream).parameters
     sampling = {
         "temperature": (in_range(float, 0), "0 takes the most likely token; higher is more varied"),
         "top_k": (in_range(int, 0), "keep only the k most likely tokens (0: all)"),
@@ -152,7 +150,7 @@ def parse_args(argv):
         "seed": (in_range(int, 0, 2**63 - 1), "the same seed, the same samples"),
     }
     for name, (kind, text) in sampling.items():
-        value = default[name].default
+        value = getattr(Sampling, name)
         parser.add_argument(f"--{name}", type=kind, default=value, metavar="X", help=f"{text} [{value}]")
     args = parser.parse_args(argv)
     args.generation = {name: getattr(args, name) for name in ("max_new_tokens", "ignore_eos", *sampling)}

@@ -1,6 +1,11 @@
-"""Text in and out of a GPT: a prompt becomes token ids, token ids become text."""
+"""Writing with a GPT: the next token is drawn, one after another, and becomes text. An engine for `GPT.generate`.
+
+B: sequences, V: tokens in the vocabulary.
+"""
 
 import codecs
+import dataclasses
+import math
 import sys
 
 import torch
@@ -8,6 +13,208 @@ import torch
 from lib.errors import UserError
 from lib.tokens.tokenizer import special_ids, token_bytes
 from lib.tokens.utf8 import token_automaton
+
+UNREAD = 32  # tokens that a GPU writes before it waits for the host to read them
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: see `next_token`. The same seed gives the same tokens."""
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+# --- one token
+
+
+def next_token(logits, seen, sampling, generator=None):
+    """Draw the next token of each sequence. Returns them, (B,), and whether all logits were finite.
+
+    logits: (B, V). seen: (B, V) or None, the tokens that repetition_penalty (https://arxiv.org/abs/1909.05858) makes
+    less likely. temperature: 0 takes the most likely token. Of the others, those are kept that are among the top_k
+    most likely (0: all), at least min_p times as likely as the most likely one (https://arxiv.org/abs/2407.01082), and
+    among the fewest that reach a probability of top_p together (nucleus, https://arxiv.org/abs/1904.09751).
+    Nothing here waits for a GPU.
+    """
+    if seen is not None:
+        penalty = sampling.repetition_penalty
+        logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    highest = logits.amax(dim=-1, keepdim=True)
+    finite = highest.isfinite().all()
+    if sampling.temperature < 1e-5:
+        return logits.argmax(dim=-1), finite
+    logits = (logits - highest) / sampling.temperature
+    if 0 < sampling.top_k < logits.size(-1):
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
+    weights = (logits.softmax(dim=-1) * ONE).int()
+    if sampling.min_p:
+        weights = weights.where(weights >= weights.amax(dim=-1, keepdim=True) * sampling.min_p, 0)
+    if sampling.top_p < 1:
+        enough = math.ceil(sampling.top_p * ONE)
+        if weights.is_cpu:
+            return draw_from_nucleus(weights, enough, generator)[:, 0], finite
+        weights = keep_nucleus(weights, enough)
+    return draw(weights, generator)[:, 0], finite
+
+
+# A probability of 1. Whole numbers have the same sum in any order, and on a GPU the order changes from run to run.
+ONE = 1 << 30
+
+
+def draw(weights, generator):
+    """A token of each sequence, (B, 1), as likely as it weighs. weights: (B, V), whole numbers."""
+    cumulative = weights.cumsum(dim=-1, dtype=torch.int32)
+    total = cumulative[:, -1:]
+    point = torch.randint(ONE, total.shape, generator=generator, device=total.device) * total // ONE
+    return torch.searchsorted(cumulative, point.int(), right=True).clamp(max=weights.size(-1) - 1)
+
+
+def keep_nucleus(weights, enough):
+    """0 instead of all weights but those of the likeliest tokens, the fewest that weigh enough together, (B, V)."""
+    likely = weights.sort(dim=-1, descending=True).values
+    kept = likely.where(likely.cumsum(dim=-1) - likely < enough, ONE)
+    return weights.where(weights >= kept.amin(dim=-1, keepdim=True), 0)
+
+
+def draw_from_nucleus(weights, enough, generator):
+    """`draw` from what `keep_nucleus` keeps, without sorting: that would take a CPU several times as long.
+
+    A token drawn from all belongs to the nucleus if the more likely ones do not weigh enough. If it does not belong,
+    the less likely ones do not either, and the next draw is from the others. A GPU would have to wait in this loop.
+    """
+    token = draw(weights, generator)
+    while True:
+        weight = weights.gather(1, token)
+        outside = weights.where(weights > weight, 0).sum(dim=-1, keepdim=True, dtype=torch.int32) >= enough
+        if not outside.any():
+            return token
+        weights = weights.masked_fill(outside & (weights <= weight), 0)
+        token = torch.where(outside, draw(weights, generator), token)
+
+
+# --- many tokens
+
+
+class KVCache:
+    """The keys and values of every layer for the tokens seen so far, so that each is computed once."""
+
+    def __init__(self, config, batch_size, device):
+        shape = (config.n_layer, batch_size, config.n_kv_head, config.block_size, config.head_size)
+        self.keys, self.values = torch.zeros(2, *shape, device=device)
+        # A tensor, so that a CUDA graph does the same for every length.
+        self.length = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def append(self, n):
+        """Make room for n tokens. Returns their positions, (n,), and what each layer gets as its cache: see Attention.
+
+        On a CPU that is of the tokens so far. Elsewhere it is of the whole block_size, masked, always of one shape.
+        """
+        positions = self.length + torch.arange(n, device=self.length.device)
+        self.length += n
+        keys, values, mask = self.keys, self.values, None
+        if self.length.is_cpu:
+            length = self.length.item()
+            keys, values = keys[:, :, :, :length], values[:, :, :, :length]
+        if not self.length.is_cpu or 1 < n < length:
+            mask = torch.arange(keys.size(3), device=keys.device) <= positions[:, None]
+        return positions, [(k, v, positions, mask) for k, v in zip(keys, values, strict=True)]
+
+
+class Writer:
+    """What changes from token to token. Its tensors stay in their places, by which a CUDA graph knows them."""
+
+    def __init__(self, model, idx, sampling, automaton):
+        n_sequences, device = len(idx), idx.device
+        self.model, self.sampling, self.automaton = model, sampling, automaton
+        self.generator = torch.Generator(device)
+        self.generator.manual_seed(sampling.seed) if sampling.seed is not None else self.generator.seed()
+        self.cache = KVCache(model.config, n_sequences, device)
+        self.token = torch.zeros(n_sequences, 1, dtype=torch.int64, device=device)
+        self.state = torch.zeros(n_sequences, dtype=torch.int64, device=device)
+        self.healthy = torch.ones((), dtype=torch.bool, device=device)
+        self.seen = None
+        if sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(n_sequences, model.embedding.num_embeddings, dtype=torch.bool, device=device)
+            self.seen.scatter_(1, idx, True)
+
+    def step(self, tokens):
+        """Choose `token`, (B, 1), which follows the tokens that are in the cache and these, (B, T)."""
+        logits = self.model(tokens, kv_cache=self.cache)
+        if self.automaton:
+            allowed, next_state = self.automaton
+            logits = logits.where(allowed[self.state], -torch.inf)
+        chosen, finite = next_token(logits, self.seen, self.sampling, self.generator)
+        self.token.copy_(chosen[:, None])
+        self.healthy.logical_and_(finite)
+        if self.automaton:
+            self.state.copy_(next_state[self.state, chosen])
+        if self.seen is not None:
+            self.seen.scatter_(1, self.token, True)
+
+
+@torch.inference_mode()
+def stream(model, idx, max_new_tokens, sampling, automaton=None):
+    """Yield the next token of each sequence, (B,) on the CPU, max_new_tokens times.
+
+    idx: (B, T) token ids, T >= 1. automaton: None, or (allowed, next_state), two tables (states, V) that say which
+    tokens may come in a state, and the state after each. It begins in state 0 (https://arxiv.org/abs/2307.09702).
+    FloatingPointError if the logits are not finite.
+
+    The window slides in leaps: when it is full, its last half moves to the front, and the cache is computed anew from
+    it, since dropping the oldest entries alone would leave keys and values that still know of them.
+    """
+    size = model.config.block_size
+    writer = Writer(model, idx, sampling, automaton)
+    window, recent, unread, graph = idx[:, -size:], [], [], None
+    for i in range(max_new_tokens):
+        full = window.size(1) + len(recent) > size
+        if i == 0 or full:
+            window, recent = torch.cat((window, *recent), dim=1)[:, -(size // 2) if full else 0 :], []
+            writer.cache.length.zero_()
+            writer.step(window)
+        elif graph:
+            graph.replay()
+        else:
+            writer.step(writer.token)
+            graph = capture(writer) if idx.is_cuda and not REFUSED else None
+        recent.append(writer.token.clone())
+        unread.append(recent[-1][:, 0])
+        if idx.is_cpu or len(unread) == UNREAD or i == max_new_tokens - 1:
+            if not writer.healthy:
+                raise FloatingPointError(
+                    "the logits are not finite: the weights are damaged, or repetition_penalty is extreme"
+                )
+            yield from torch.stack(unread).cpu()
+            unread = []
+
+
+def capture(writer):
+    """A step as a CUDA graph: the host launches its hundred kernels as one. None where the GPU refuses."""
+    graph, stream, state = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), writer.generator.clone_state()
+    graph.register_generator_state(writer.generator)
+    try:
+        with torch.cuda.graph(graph):
+            writer.step(writer.token)
+    except RuntimeError as error:  # Nothing was computed, but the stream and the generator may still be capturing.
+        torch.cuda.set_stream(stream)
+        writer.generator.graphsafe_set_state(state)
+        REFUSED.append(graph)
+        why = str(error).partition("\n")[0]
+        print(f"warning: no CUDA graph of generation ({why}); going on without it, slower", file=sys.stderr)
+        return None
+    return graph
+
+
+# The graph that a GPU refused: no other one is tried. It is kept, since torch's memory still knows of it.
+REFUSED = []
+
+
+# --- text
 
 
 class TextDecoder:
@@ -63,11 +270,19 @@ class TextModel:
         """Continue a text (str in, str out), or token ids ((B, T) in, (B, T + new) out), until <eos>.
 
         stop: texts; a sample ends before the first of them that appears. They are for a text, not for token ids.
-        sampling: see GPT.stream.
+        sampling: the fields of Sampling.
         """
         if isinstance(prompt, str):
             return "".join(new for [new] in self.stream(prompt, 1, max_new_tokens, ignore_eos, stop, **sampling))
-        return self.model.generate(prompt, max_new_tokens, None if ignore_eos else self.eos, **sampling)
+        parts, ended = [prompt], torch.zeros(len(prompt), dtype=torch.bool)
+        for tokens in stream(self.model, prompt, max_new_tokens, Sampling(**sampling)):
+            if not ignore_eos:
+                tokens = tokens.masked_fill(ended, self.eos)  # Nothing else follows one.
+                ended |= tokens == self.eos
+            parts.append(tokens[:, None].to(prompt.device))
+            if ended.all():
+                break
+        return torch.cat(parts, dim=1)
 
     def stream(self, prompt: str, num_samples, max_new_tokens=200, ignore_eos=False, stop=(), **sampling):
         """Yield what is new in the text of each sample, a list: first the prompt, then what each token brings."""
@@ -75,7 +290,7 @@ class TextModel:
         samples = [TextDecoder(self.token_bytes, None if ignore_eos else self.eos, stop) for _ in range(num_samples)]
         idx = self.encode(prompt).repeat(num_samples, 1)
         yield [prompt] * num_samples
-        for tokens in self.model.stream(idx, max_new_tokens, automaton=self.automaton, **sampling):
+        for tokens in stream(self.model, idx, max_new_tokens, Sampling(**sampling), self.automaton):
             yield [sample.add(token) for sample, token in zip(samples, tokens.tolist(), strict=True)]
             if all(sample.ended for sample in samples):
                 break

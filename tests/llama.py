@@ -44,7 +44,7 @@ def compare(text_model, llama, prompts):
     for prompt in prompts:
         ids = text_model.encode(prompt)
         room = min(64, model.config.block_size - ids.size(1))
-        ours = model.generate(ids, max_new_tokens=room, temperature=0)[0].tolist()
+        ours = model.generate(ids, room, temperature=0)[0].tolist()
         llama.reset()
         llama.eval(ours)
         theirs = torch.tensor(llama.scores[: len(ours)])

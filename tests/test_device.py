@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-import model
 from config import Config
+from lib import generation
 from lib.errors import UserError
+from lib.generation import Sampling, stream
 from lib.machine import device
 from lib.machine.compilation import compile_model
 from model import GPT
@@ -52,13 +53,15 @@ class Elsewhere(GPT):
         with self.mode:
             return super().forward(*args, **kwargs)
 
-    def generate(self, *args, **kwargs):
-        with self.mode:
-            return super().generate(*args, **kwargs)
+
+def stream_elsewhere(model, *args):
+    with model.mode:
+        return list(stream(model, *args))
 
 
 def compare(monkeypatch, function=None, instead=None, config=SMALL, dtype="float32"):
     monkeypatch.setattr(Elsewhere, "replaced", {function: instead})
+    monkeypatch.setattr(device, "stream", stream_elsewhere)
     return computes_like_cpu(CPU, Elsewhere, config, dtype)
 
 
@@ -222,13 +225,14 @@ def test_text_is_written_without_a_graph_where_it_is_refused(monkeypatch, gpus, 
     monkeypatch.setattr(torch.cuda, "graph", raises(RuntimeError("operation not permitted\nat line 1")))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream")
     monkeypatch.setattr(torch.cuda, "set_stream", restored.append)
-    monkeypatch.setattr(model, "REFUSED", [])
+    monkeypatch.setattr(generation, "REFUSED", [])
     gpt, idx = GPT(SMALL, 101), torch.tensor([[5, 6], [7, 8]])
     with Instead({}):
-        expected = gpt.generate(idx, 20, seed=1)
+        expected = list(stream(gpt, idx, 20, Sampling(seed=1)))
     with Instead({}, is_cuda=True):
-        found = [gpt.generate(idx, 20, seed=1) for _ in range(2)]
-    assert torch.equal(found[0], expected) and torch.equal(found[1], expected)
+        found = [list(stream(gpt, idx, 20, Sampling(seed=1))) for _ in range(2)]
+    for tokens in found:
+        assert torch.equal(torch.stack(tokens), torch.stack(expected))
     assert restored == ["the stream"]
     assert capsys.readouterr().err == (
         "warning: no CUDA graph of generation (operation not permitted); going on without it, slower\n"

@@ -1,3 +1,4 @@
+import copy
 import math
 import random
 
@@ -13,20 +14,25 @@ from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, T
 
 from config import Config
 from lib.errors import UserError
-from lib.generation import TextDecoder, TextModel
+from lib.generation import ONE, KVCache, Sampling, TextDecoder, TextModel, keep_nucleus, next_token, stream
 from lib.qwen3 import to_qwen3
 from lib.tokens.tokenizer import SPECIAL_TOKENS, parse_tokenizer
 from lib.tokens.utf8 import token_automaton
-from model import GPT, ONE, KVCache, attend, keep_nucleus, next_token
+from model import GPT, attention_by_products, repeated_heads_are_faster
 from sample import load
 
 SMALL = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16}
-EOS = 2
 
 
 def make(vocab_size=101, seed=0, **values):
     torch.manual_seed(seed)
     return GPT(Config(**SMALL | values), vocab_size).eval()
+
+
+def write(model, idx, n, automaton=None, **sampling):
+    """Token ids, continued by n that lib/generation.py chooses among all."""
+    tokens = stream(model, idx, n, Sampling(**{"top_p": 1.0, "seed": 0} | sampling), automaton)
+    return torch.cat((idx, torch.stack(list(tokens), dim=1)), dim=1)
 
 
 def as_qwen3(model):
@@ -98,16 +104,33 @@ def test_every_parameter_gets_a_gradient():
 
 
 @pytest.mark.parametrize("prompt_length", [1, 7, 15, 16, 40])
-def test_cached_generation_equals_uncached_past_the_window(prompt_length):
+def test_greedy_text_is_that_of_the_textbook_past_the_window(prompt_length):
     model = make(seed=prompt_length)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(3)  # a random model that prefers nothing would be a weak test
     idx = torch.randint(101, (3, prompt_length))
-    greedy = {"temperature": 0, "max_new_tokens": 45}
-    cached = model.generate(idx, **greedy)
-    assert cached.shape == (3, prompt_length + 45)
-    assert torch.equal(cached, model.generate(idx, use_cache=False, **greedy))
+    greedy = write(model, idx, 45, temperature=0)
+    assert greedy.shape == (3, prompt_length + 45)
+    assert torch.equal(greedy, model.generate(idx, 45, temperature=0))
+
+
+@pytest.mark.parametrize("temperature, top_k", [(1.0, 0), (0.5, 0), (1.0, 3), (0.7, 200)])
+def test_tokens_are_drawn_as_the_textbook_does(temperature, top_k):
+    model = make(vocab_size=8)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(5)
+        idx = torch.tensor([[1, 5, 2]])
+        logits = model(idx)[0] / temperature
+    logits[logits < logits.topk(min(top_k or 8, 8)).values[-1]] = -torch.inf
+    torch.manual_seed(0)
+    many = idx.repeat(20_000, 1)
+    drawn = model.generate(many, 1, temperature, top_k), write(model, many, 1, temperature=temperature, top_k=top_k)
+    for ids in drawn:
+        shares = ids[:, -1].bincount(minlength=8) / len(many)
+        assert torch.allclose(shares, logits.softmax(dim=-1), atol=0.015)
+        assert not shares[logits.isinf()].any()
 
 
 def test_a_cache_filled_in_parts_gives_the_same_logits():
@@ -118,34 +141,20 @@ def test_a_cache_filled_in_parts_gives_the_same_logits():
         torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden(idx))
 
 
-def test_ids_end_at_eos():
-    model = make()
-    with torch.no_grad():
-        model.lm_head.weight[EOS] = 50 * model.lm_head.weight.abs().sum(0)
-        model.norm.weight.fill_(1)
-    idx = torch.randint(4, 101, (2, 3))
-    torch.manual_seed(0)
-    out = model.generate(idx, 30, EOS, seed=1)
-    ended = (out[:, 3:] == EOS).int().cummax(dim=1).values.bool()
-    assert ended.any() and (out[:, 3:][ended] == EOS).all()
-    assert model.generate(idx, 30, seed=1).shape == (2, 33)
-    assert torch.equal(model.generate(idx, 0, EOS), idx)
-
-
 def test_the_same_seed_gives_the_same_ids():
     model, idx = make(), torch.randint(101, (2, 3))
-    first, again, other = (model.generate(idx, 20, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (write(model, idx, 20, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_an_automaton_says_which_tokens_may_come():
     model, idx = make(), torch.randint(101, (2, 3))
     free = torch.ones(1, 101, dtype=torch.bool), torch.zeros(1, 101, dtype=torch.int64)
-    assert torch.equal(model.generate(idx, 20, seed=1, automaton=free), model.generate(idx, 20, seed=1))
+    assert torch.equal(write(model, idx, 20, automaton=free), write(model, idx, 20))
     allowed, next_state = torch.zeros(2, 101, dtype=torch.bool), torch.zeros(2, 101, dtype=torch.int64)
     allowed[0, [5, 6]], next_state[0, 5], allowed[1, 7] = True, 1, True  # 7 after each 5, and nowhere else
     for sampling in ({"temperature": 0}, {"top_k": 1}, {"top_p": 0.5}, {"min_p": 1.0}, {"repetition_penalty": 2.0}):
-        ids = model.generate(idx, 40, seed=1, automaton=(allowed, next_state), **sampling)[:, 3:]
+        ids = write(model, idx, 40, (allowed, next_state), **sampling)[:, 3:]
         assert ((ids == 5) | (ids == 6) | (ids == 7)).all() and not (ids[:, 0] == 7).any()
         assert torch.equal(ids[:, :-1] == 5, ids[:, 1:] == 7)
 
@@ -155,8 +164,8 @@ def draw(p, n=4000, seen=(), **sampling):
     logits = torch.tensor(p).log().expand(n, -1)
     mask = torch.zeros(n, len(p), dtype=torch.bool)
     mask[:, list(seen)] = True
-    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0} | sampling
-    tokens, _ = next_token(logits, mask, **settings, generator=torch.Generator().manual_seed(0))
+    settings = Sampling(**{"temperature": 1.0, "top_p": 1.0} | sampling)
+    tokens, _ = next_token(logits, mask, settings, torch.Generator().manual_seed(0))
     return (tokens.bincount(minlength=len(p)) / n).tolist()
 
 
@@ -181,7 +190,7 @@ def test_logits_that_are_not_finite_are_an_error(bad):
     model = make()
     model.norm.weight.data.fill_(bad)
     with pytest.raises(FloatingPointError, match="not finite"):
-        model.generate(torch.tensor([[5]]), 1, temperature=0)
+        write(model, torch.tensor([[5]]), 1, temperature=0)
 
 
 @pytest.mark.parametrize("top_k, top_p, min_p", [(0, 0.9, 0.0), (0, 0.3, 0.0), (20, 0.8, 0.02), (0, 0.95, 0.1)])
@@ -214,7 +223,7 @@ def test_sorted_the_nucleus_is_that_of_transformers(top_p):
 def test_attention_in_bfloat16_is_that_of_torch(T, n_kv_head):
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, n, T, 8).bfloat16().requires_grad_() for n in (4, n_kv_head, n_kv_head))
-    ours = attend(q, k, v)
+    ours = attention_by_products(q, k, v)
     theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     assert torch.allclose(ours.float(), theirs.float(), atol=0.03)
     grad = torch.randn_like(ours)
@@ -241,13 +250,12 @@ def test_compiled_the_model_is_one_graph(dtype):
 )
 def test_no_token_makes_a_gpu_wait(settings):
     """A tensor on the device meta has no numbers. Whoever asks for one, as for whether a loop is over, fails."""
-    settings = {"temperature": 0.8, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0} | settings
     model = make(2000).to("meta")
     with torch.inference_mode():
         cache = KVCache(model.config, 3, "meta")
         for n in (5, 1, 1):
             logits = model(torch.ones(3, n, dtype=torch.int64, device="meta"), kv_cache=cache)
-            token, _ = next_token(logits, torch.ones(3, 2000, dtype=torch.bool, device="meta"), **settings)
+            token, _ = next_token(logits, torch.ones(3, 2000, dtype=torch.bool, device="meta"), Sampling(**settings))
         with pytest.raises(NotImplementedError):
             token.tolist()
 
@@ -261,18 +269,21 @@ def test_no_token_makes_a_gpu_wait(settings):
         (torch.float32, (9, 0), False, False),
     ],
 )
-def test_heads_stay_grouped_where_flash_attention_is(monkeypatch, gpus, dtype, capability, masked, grouped):
+def test_heads_stay_grouped_where_flash_attention_is(gpus, dtype, capability, masked, grouped):
     gpus(1, capability)
-    heads = []
-    attention = F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, *a, **b: heads.append(k.size(1)) or q)
     with FakeTensorMode():
-        q, k, v = (torch.empty(3, n, 16, 8, dtype=dtype, device="cuda") for n in (4, 2, 2))
-        attend(q, k, v, torch.ones(16, 16, dtype=torch.bool, device="cuda") if masked else None)
-    assert heads == [2 if grouped else 4]
-    q, k, v = (torch.randn(3, n, 16, 8) for n in (4, 2, 2))
-    repeated = attention(q, k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1), is_causal=True)
-    torch.testing.assert_close(repeated, attention(q, k, v, is_causal=True, enable_gqa=True))
+        q, k = (torch.empty(3, n, 16, 8, dtype=dtype, device="cuda") for n in (4, 2))
+        mask = torch.ones(16, 16, dtype=torch.bool, device="cuda") if masked else None
+        assert repeated_heads_are_faster(q, k, mask) != grouped
+        assert not repeated_heads_are_faster(q, q, mask)
+
+
+def test_repeated_heads_compute_the_same(monkeypatch):
+    network, idx = make(), torch.randint(101, (2, 16))
+    with torch.no_grad():
+        expected = network(idx)
+        monkeypatch.setattr("model.repeated_heads_are_faster", lambda *_: True)
+        torch.testing.assert_close(network(idx), expected)
 
 
 # --- text
@@ -377,6 +388,20 @@ def test_a_random_model_writes_whole_characters(random_text_model, sampling):
     for text in map("".join, zip(*model.stream(prompt, 6, **settings), strict=True)):
         assert text.encode().decode() == text and len(text) > len(prompt) + 20
         assert "\ufffd" not in text
+
+
+def test_ids_end_at_eos(random_text_model):
+    text_model = copy.deepcopy(random_text_model)
+    model, eos = text_model.model, text_model.eos
+    with torch.no_grad():
+        model.lm_head.weight[eos] = 50 * model.lm_head.weight.abs().sum(0)
+        model.norm.weight.fill_(1)
+    idx = torch.randint(4, 101, (2, 3))
+    out = text_model.generate(idx, 30, seed=1)
+    ended = (out[:, 3:] == eos).int().cummax(dim=1).values.bool()
+    assert ended.any() and (out[:, 3:][ended] == eos).all()
+    assert text_model.generate(idx, 30, ignore_eos=True, seed=1).shape == (2, 33)
+    assert torch.equal(text_model.generate(idx, 0), idx)
 
 
 def test_over_ids_a_random_model_writes_any_bytes(random_text_model):

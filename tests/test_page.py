@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import config
-from model import next_token
+from lib.generation import Sampling, next_token, stream
 from sample import load
 from tests.browser import CHROMIUM, is_dark, opened
 from tools import export
@@ -143,9 +143,8 @@ def test_greedy_text_token_for_token(worker, ours, penalty):
     settings = PLAIN | {"temperature": 0, "repetition_penalty": penalty}
     for prompt in ("曹操", "hello", "", "却说" * 200):
         idx = ours.encode(prompt)
-        stream = ours.model.stream(
-            idx, 200, temperature=0, repetition_penalty=penalty, top_p=1, automaton=ours.automaton
-        )
+        sampling = Sampling(temperature=0, repetition_penalty=penalty)
+        expected = stream(ours.model, idx, 200, sampling, ours.automaton)
         found = worker.evaluate(
             """([tokens, settings]) => {
                 const first = tokens.length;
@@ -154,7 +153,7 @@ def test_greedy_text_token_for_token(worker, ours, penalty):
             }""",
             [idx[0].tolist(), settings],
         )
-        assert found == torch.cat(list(stream)).tolist()
+        assert found == torch.cat(list(expected)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +182,7 @@ def test_sampling_is_that_of_next_token(worker, changed):
     )
     mask = torch.zeros(n, 30, dtype=torch.bool)
     mask[:, seen] = True
-    tokens, _ = next_token(logits.expand(n, -1), mask, generator=torch.Generator().manual_seed(0), **settings)
+    tokens, _ = next_token(logits.expand(n, -1), mask, Sampling(**settings), torch.Generator().manual_seed(0))
     counts = np.bincount(tokens, minlength=30)
     assert (np.array(theirs) > 0).tolist() == (counts > 0).tolist()
     assert np.abs(theirs - counts).sum() / 2 / n < 0.04

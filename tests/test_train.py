@@ -19,6 +19,7 @@ import prepare
 import train
 import train_tokenizer
 from config import Config
+from lib.generation import Sampling, stream
 from lib.run.checkpoint import load_checkpoint
 from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta
@@ -580,5 +581,5 @@ def test_cached_generation_on_cuda(run):
     torch.set_float32_matmul_precision("highest")  # Rounded as train.py lets them be, the two would differ.
     model = load("run", device="cuda").model
     idx = torch.randint(4, 300, (2, 5), device="cuda")
-    greedy = {"temperature": 0, "max_new_tokens": 60}
-    assert torch.equal(model.generate(idx, **greedy), model.generate(idx, use_cache=False, **greedy))
+    tokens = stream(model, idx, 60, Sampling(temperature=0))
+    assert torch.equal(model.generate(idx, 60, temperature=0)[:, 5:].cpu(), torch.stack(list(tokens), dim=1))

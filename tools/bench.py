@@ -28,6 +28,7 @@ import train_tokenizer
 from config import load_config
 from lib import qwen3
 from lib.errors import ArgumentParser, reports_errors
+from lib.generation import Sampling, stream
 from lib.machine.compilation import flops_per_token
 from lib.machine.device import computes_like_cpu, device_name, peak_memory, pick_device, pick_precision, set_up
 from lib.run.checkpoint import save_checkpoint
@@ -112,7 +113,7 @@ def measure_training(table, config, model, tokens, precision):
 def measure_sampling(table, model, batch_size, bandwidth, n_tokens):
     device = model.embedding.weight.device
     prompt = torch.full((batch_size, 8), 5, device=device)
-    step_time = seconds(lambda: list(model.stream(prompt, n_tokens, seed=0)), device, repeats=5) / n_tokens
+    step_time = seconds(lambda: list(stream(model, prompt, n_tokens, Sampling(seed=0))), device, repeats=5) / n_tokens
     read = sum(p.nbytes for p in model.parameters()) / step_time / bandwidth
     table.add(f"sampling, batch of {batch_size}", batch_size / step_time, "tok/s", f"{read:.0%} of reading memory")
 

@@ -10,7 +10,6 @@ Writes  out/<run>/hf/, out/<run>/model.gguf or out/<run>/model.html, or what --o
 """
 
 import contextlib
-import inspect
 import json
 import shlex
 import sys
@@ -22,11 +21,11 @@ from tokenizers import processors
 
 import plot_loss
 from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.generation import Sampling
 from lib.qwen3 import to_qwen3
 from lib.run.runs import HINT, LOG, Run, add_run_argument, run_name
 from lib.storage import atomic_write, lock_folder, write_json, write_text
-from model import GPT
-from sample import load_run
+from sample import load_model
 from tools.page import write_page
 from train_tokenizer import SPLITS
 
@@ -70,8 +69,7 @@ def write_hf(folder, text_model, checkpoint, kind, run_dir):
         **tokens,
     }
     write_json(folder / "tokenizer_config.json", tokenizer_config, indent=2)
-    default = inspect.signature(GPT.stream).parameters  # those of sample.py too
-    sampling = {name: default[name].default for name in ("temperature", "top_k", "top_p")}
+    sampling = {name: getattr(Sampling, name) for name in ("temperature", "top_k", "top_p")}
     # As many as there are means all: without top_k transformers takes 50, and some versions of vLLM refuse 0.
     sampling["top_k"] = sampling["top_k"] or model.embedding.num_embeddings
     write_json(folder / "generation_config.json", ids | {"do_sample": True} | sampling, indent=2)
@@ -259,7 +257,7 @@ def main(argv=None):
     args.format = args.format or (ending if ending in FORMATS else "hf")
     args.type = args.type or FORMATS[args.format][0]
     start = time.perf_counter()
-    text_model, source, checkpoint = load_run(args.run, args.last, "cpu")
+    text_model, source, checkpoint = load_model(args.run, args.last, "cpu")
     run_dir = source.parent
     out = args.out or run_dir / ("hf" if args.format == "hf" else f"model.{args.format}")
     if args.type not in FORMATS[args.format]:

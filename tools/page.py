@@ -2,14 +2,13 @@
 
 import base64
 import hashlib
-import inspect
 import json
 
 from lib.errors import UserError
+from lib.generation import Sampling
 from lib.run.runs import LOG, run_name
 from lib.storage import is_number, read_json, write_text
 from lib.tokens.utf8 import TRANSITIONS
-from model import GPT
 from tools.templates import load_template
 from train_tokenizer import SPLITS, new_tokenizer
 
@@ -54,7 +53,7 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         steps=checkpoint["step"],
         val_loss=checkpoint["val_loss"] if is_number(checkpoint.get("val_loss")) else None,
         prompt=c.prompts.split("|")[0],
-        sampling=inspect.signature(GPT.stream).parameters,  # with the defaults, those of sample.py too
+        sampling=Sampling(),
         description=description,
         weights=weights,
         worker=load_template("model_worker.js").render(),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from lib.errors import UserError, is_out_of_memory
+from lib.generation import Sampling, stream
 from lib.machine import distributed
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -125,7 +126,9 @@ def computes_like_cpu(device, make_model, config, dtype) -> str:
         compare("loss after a step", abs(loss_after_there / loss_after - 1), 0.03)
 
         # With top_k=1 all that draws a token is computed, and there is only one to draw.
-        written = there.generate(text[:, :16].to(device), 32, top_k=1).cpu()
+        prompt = text[:, :16]
+        tokens = stream(there, prompt.to(device), 32, Sampling(top_k=1))
+        written = torch.cat((prompt, torch.stack(list(tokens), dim=1)), dim=1)
         model.load_state_dict(there.state_dict())  # The steps have rounded them differently.
         with torch.inference_mode():
             logits = model.lm_head(model.hidden(written[:, :-1]))[:, 15:]

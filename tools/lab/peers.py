@@ -24,7 +24,7 @@ import torch
 
 from config import ROOT, load_config
 from lib.errors import ArgumentParser, reports_errors
-from lib.generation import TextModel
+from lib.generation import Sampling, TextModel, stream
 from lib.storage import write_json
 from lib.tokens.prepared import read_meta
 from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer
@@ -96,8 +96,8 @@ def sampling_speeds(folder, c, vocab_size, rounds):
         "nanoGPT": lambda: nanogpt.generate(prompt, N_TOKENS, temperature=0.8, top_k=200),
         "transformers": with_transformers,
         "llama.cpp": with_llama,
-        "ours": lambda: list(ours.stream(prompt, N_TOKENS)),
-        "ours, batch of 32": lambda: list(ours.stream(prompt.repeat(32, 1), N_TOKENS)),
+        "ours": lambda: list(stream(ours, prompt, N_TOKENS, Sampling())),
+        "ours, batch of 32": lambda: list(stream(ours, prompt.repeat(32, 1), N_TOKENS, Sampling())),
     }
     times = {name: [] for name in ways}
     for _ in range(2 * rounds + 1):

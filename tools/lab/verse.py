@@ -18,7 +18,7 @@ from config import DEVICES
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
 from lib.machine.device import set_up
 from lib.run.runs import Run, add_run_argument
-from sample import load_run
+from sample import load_model
 from tools.report.measures import read_text, to_bytes
 
 FORMS = (5, 7)  # characters in a line
@@ -82,7 +82,7 @@ def main(argv=None):
     parser.add_argument("--temperature", type=in_range(float, 0, 100), nargs="+", default=[0.5, 0.8, 1.0], metavar="T")
     parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
     args = parser.parse_args(argv)
-    text_model, path, checkpoint = load_run(args.run, device=args.device)
+    text_model, path, checkpoint = load_model(args.run, device=args.device)
     set_up(text_model.model.embedding.weight.device)
     _, train, val, _ = read_text(Run(str(path.parent)), checkpoint)
     pieces = [piece or b"\0" for piece in text_model.token_bytes]

@@ -21,7 +21,7 @@ from lib.machine.device import set_up
 from lib.machine.terminal import format_number, format_time, one_line
 from lib.run.runs import Run, add_run_argument, smooth
 from lib.storage import write_text
-from sample import load_run
+from sample import load_model
 from tools.report.charts import chart
 from tools.report.measures import CONTINUATIONS, measure
 from tools.report.tokenizer import measure_tokenizer
@@ -32,7 +32,7 @@ from tools.templates import load_template
 def report_run(name, last, device, out) -> Path:
     """Write the page of a run, and print the gist of it. Returns the path of the page, which `out` may name."""
     page = load_template("run.html")
-    text_model, path, checkpoint = load_run(name, last, device)
+    text_model, path, checkpoint = load_model(name, last, device)
     set_up(text_model.model.embedding.weight.device)
     m = measure(Run(str(path.parent)), text_model, checkpoint)
     verdict = judge(m)

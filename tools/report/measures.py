@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from config import Config
 from lib.errors import UserError
+from lib.generation import Sampling, stream
 from lib.machine.device import pick_precision
 from lib.run.runs import Run
 from lib.tokens.memmap import Tokens
@@ -137,7 +138,7 @@ def continuations(model, val):
     starts = np.linspace(0, len(val) - n_prompt - n_new, CONTINUATIONS).astype(int)
     blocks = val[starts[:, None] + np.arange(n_prompt + n_new)]
     prompts = torch.from_numpy(blocks[:, :n_prompt]).to(model.embedding.weight.device)
-    written = torch.stack(list(model.stream(prompts, NEW_TOKENS, seed=0)), dim=1)
+    written = torch.stack(list(stream(model, prompts, NEW_TOKENS, Sampling(seed=0))), dim=1)
     return written.numpy(), blocks[:, n_prompt:]
 
 

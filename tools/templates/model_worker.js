@@ -244,7 +244,7 @@ function hidden(token, position) {
 
 // The logits of the token after these. What the cache knows of them is not computed again.
 function logits(tokens) {
-  let start = 0;  // of the window, which slides in leaps as that of GPT.stream does
+  let start = 0;  // of the window, which slides in leaps as that of stream in lib/generation.py does
   while (tokens.length - start > model.block_size) start += model.block_size + 1 - (model.block_size >> 1);
   const window = tokens.slice(start), known = start === cache.start ? cache.tokens : [];
   let position = 0, x;
@@ -266,7 +266,7 @@ function random(...numbers) {
   return (numbers.reduce((z, number) => mix(z + number), 0) >>> 0) / 2 ** 32;
 }
 
-// The next token, as next_token of model.py chooses it. tokens: those before it.
+// The next token, as next_token of lib/generation.py chooses it. tokens: those before it.
 function choose(logits, tokens, { temperature, top_k, top_p, min_p, repetition_penalty, seed }) {
   for (const token of new Set(tokens)) {
     logits[token] = logits[token] > 0 ? logits[token] / repetition_penalty : logits[token] * repetition_penalty;
