@@ -1,4 +1,4 @@
-"""Writing with a GPT: the next token is drawn, one after another, and becomes text. An engine for `GPT.generate`.
+"""Writing with a GPT: tokens are drawn, one after another, and become text. It is `GPT.generate`, made fast.
 
 B: sequences, V: tokens in the vocabulary.
 """
@@ -14,7 +14,9 @@ from lib.errors import UserError
 from lib.tokens.tokenizer import special_ids, token_bytes
 from lib.tokens.utf8 import token_automaton
 
+ONE = 1 << 30  # A probability of 1. The sum of whole numbers is the same in any order, which a GPU does not keep to.
 UNREAD = 32  # tokens that a GPU writes before it waits for the host to read them
+REFUSED = []  # The graph that a GPU refused: no other one is tried. It is kept, since torch's memory still knows of it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +62,6 @@ def next_token(logits, seen, sampling, generator=None):
             return draw_from_nucleus(weights, enough, generator)[:, 0], finite
         weights = keep_nucleus(weights, enough)
     return draw(weights, generator)[:, 0], finite
-
-
-# A probability of 1. Whole numbers have the same sum in any order, and on a GPU the order changes from run to run.
-ONE = 1 << 30
 
 
 def draw(weights, generator):
@@ -129,17 +127,15 @@ class Writer:
     """What changes from token to token. Its tensors stay in their places, by which a CUDA graph knows them."""
 
     def __init__(self, model, idx, sampling, automaton):
-        n_sequences, device = len(idx), idx.device
         self.model, self.sampling, self.automaton = model, sampling, automaton
-        self.generator = torch.Generator(device)
+        self.generator = torch.Generator(idx.device)
         self.generator.manual_seed(sampling.seed) if sampling.seed is not None else self.generator.seed()
-        self.cache = KVCache(model.config, n_sequences, device)
-        self.token = torch.zeros(n_sequences, 1, dtype=torch.int64, device=device)
-        self.state = torch.zeros(n_sequences, dtype=torch.int64, device=device)
-        self.healthy = torch.ones((), dtype=torch.bool, device=device)
+        self.cache = KVCache(model.config, len(idx), idx.device)
+        self.token, self.state = torch.zeros_like(idx[:, :1]), torch.zeros_like(idx[:, 0])
+        self.healthy = torch.ones((), dtype=torch.bool, device=idx.device)
         self.seen = None
         if sampling.repetition_penalty != 1:
-            self.seen = torch.zeros(n_sequences, model.embedding.num_embeddings, dtype=torch.bool, device=device)
+            self.seen = torch.zeros(len(idx), model.embedding.num_embeddings, dtype=torch.bool, device=idx.device)
             self.seen.scatter_(1, idx, True)
 
     def step(self, tokens):
@@ -170,11 +166,11 @@ def stream(model, idx, max_new_tokens, sampling, automaton=None):
     """
     size = model.config.block_size
     writer = Writer(model, idx, sampling, automaton)
-    window, recent, unread, graph = idx[:, -size:], [], [], None
+    window, unread, graph = idx[:, -size:], 0, None
     for i in range(max_new_tokens):
-        full = window.size(1) + len(recent) > size
+        full = window.size(1) > size
         if i == 0 or full:
-            window, recent = torch.cat((window, *recent), dim=1)[:, -(size // 2) if full else 0 :], []
+            window = window[:, -(size // 2) :] if full else window
             writer.cache.length.zero_()
             writer.step(window)
         elif graph:
@@ -182,15 +178,13 @@ def stream(model, idx, max_new_tokens, sampling, automaton=None):
         else:
             writer.step(writer.token)
             graph = capture(writer) if idx.is_cuda and not REFUSED else None
-        recent.append(writer.token.clone())
-        unread.append(recent[-1][:, 0])
-        if idx.is_cpu or len(unread) == UNREAD or i == max_new_tokens - 1:
+        window = torch.cat((window, writer.token), dim=1)
+        unread += 1
+        if idx.is_cpu or unread == min(UNREAD, size // 2) or i == max_new_tokens - 1:
             if not writer.healthy:
-                raise FloatingPointError(
-                    "the logits are not finite: the weights are damaged, or repetition_penalty is extreme"
-                )
-            yield from torch.stack(unread).cpu()
-            unread = []
+                raise FloatingPointError("the logits are not finite: damaged weights, or an extreme repetition_penalty")
+            yield from window[:, -unread:].T.cpu()
+            unread = 0
 
 
 def capture(writer):
@@ -210,10 +204,6 @@ def capture(writer):
     return graph
 
 
-# The graph that a GPU refused: no other one is tried. It is kept, since torch's memory still knows of it.
-REFUSED = []
-
-
 # --- text
 
 
@@ -226,8 +216,7 @@ class TextDecoder:
     def __init__(self, token_bytes, eos=None, stop=()):
         self.token_bytes, self.eos, self.stop = token_bytes, eos, stop
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.held = ""
-        self.ended = False
+        self.held, self.ended = "", False
 
     def add(self, token: int) -> str:
         """The text that this token completes."""
@@ -302,9 +291,8 @@ class TextModel:
             prompt.encode()
         except UnicodeEncodeError:
             raise UserError("the prompt holds bytes or half characters that are not valid text") from None
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-        if self.bos is not None:
-            ids = [self.bos, *ids]
+        ids = [] if self.bos is None else [self.bos]
+        ids += self.tokenizer.encode(prompt, add_special_tokens=False).ids
         ids = ids or [self.eos]  # A document begins where another has ended.
         room = self.model.config.block_size - 1
         if len(ids) > room:

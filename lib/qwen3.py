@@ -14,8 +14,8 @@ from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
 from lib.run.runs import BEST, LATEST, find_run
 from lib.storage import read_json, read_text
 
-HINT = "is the download complete?"
-SHAPE = {  # the keys of Config that a config.json must set
+DOWNLOAD_HINT = "is the download complete?"
+QWEN3_NAMES = {  # the keys of Config that a config.json must set
     "n_layer": "num_hidden_layers",
     "n_head": "num_attention_heads",
     "n_kv_head": "num_key_value_heads",
@@ -107,7 +107,7 @@ def read_settings(init_from) -> dict:
     """The keys of Config that the model decides: its shape and its special tokens."""
     path = find(init_from)
     if path.is_dir():
-        theirs = read_json(path / "config.json", HINT)
+        theirs = read_json(path / "config.json", DOWNLOAD_HINT)
         return _shape(theirs, path / "config.json") | _special_tokens(theirs, path)
     checkpoint = load_checkpoint(path)
     c = checkpoint["config"]
@@ -119,7 +119,7 @@ def read_settings(init_from) -> dict:
 
 
 def _shape(theirs, path) -> dict:
-    with one_line_if_damaged(path, HINT):
+    with one_line_if_damaged(path, DOWNLOAD_HINT):
         rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # of transformers 5, and before
         found = {field: theirs.get(field, supported) for field, supported in SUPPORTED.items()}
         found["model_type"] = theirs["model_type"]
@@ -132,7 +132,7 @@ def _shape(theirs, path) -> dict:
                     " Qwen3 models, without quantization, sliding windows or scaled RoPE"
                 )
         # What a file leaves out has these values in transformers.
-        return {ours: theirs[name] for ours, name in SHAPE.items()} | {
+        return {ours: theirs[name] for ours, name in QWEN3_NAMES.items()} | {
             "head_dim": theirs.get("head_dim", 128),
             "rope_theta": float(rope.get("rope_theta", theirs.get("rope_theta", 10000.0))),
             "norm_eps": float(theirs.get("rms_norm_eps", 1e-6)),
@@ -143,9 +143,9 @@ def _shape(theirs, path) -> dict:
 def _special_tokens(theirs, folder) -> dict:
     """bos_token: what the tokenizer puts in front of a text. eos_token: what ends one."""
     path, named = folder / "tokenizer.json", folder / "tokenizer_config.json"
-    settings = read_json(path, HINT)
-    eos = read_json(named, HINT).get("eos_token") if named.exists() else None
-    with one_line_if_damaged(path, HINT):
+    settings = read_json(path, DOWNLOAD_HINT)
+    eos = read_json(named, DOWNLOAD_HINT).get("eos_token") if named.exists() else None
+    with one_line_if_damaged(path, DOWNLOAD_HINT):
         eos = eos["content"] if isinstance(eos, dict) else eos
         processor = settings["post_processor"] or {}
         templates = [p for p in processor.get("processors", [processor]) if p.get("type") == "TemplateProcessing"]
@@ -161,7 +161,7 @@ def read_tokenizer(init_from) -> str:
     """The text of its tokenizer.json."""
     path = find(init_from)
     if path.is_dir():
-        return read_text(path / "tokenizer.json", HINT)
+        return read_text(path / "tokenizer.json", DOWNLOAD_HINT)
     return load_checkpoint(path)["tokenizer"]
 
 
@@ -184,7 +184,7 @@ def load_weights(init_from, model, tokenizer_json):
         pieces = []
         for name, rows in parts.items():
             if name not in tensors:
-                raise UserError(f"{path}: {name} is missing from the weights; {HINT}")
+                raise UserError(f"{path}: {name} is missing from the weights; {DOWNLOAD_HINT}")
             piece = tensors.pop(name).get_tensor(name)
             if piece.shape != (rows, *state[ours].shape[1:]) or not piece.is_floating_point():
                 shape = " x ".join(map(str, (rows, *state[ours].shape[1:])))
@@ -203,14 +203,14 @@ def _open_tensors(folder) -> dict:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        with one_line_if_damaged(index, HINT):
-            names = sorted(set(read_json(index, HINT)["weight_map"].values()))
+        with one_line_if_damaged(index, DOWNLOAD_HINT):
+            names = sorted(set(read_json(index, DOWNLOAD_HINT)["weight_map"].values()))
     tensors = {}
     for name in names:
         path = folder / name
         if Path(name).name != name or not path.is_file():
-            raise UserError(f"{path} does not exist (weights are read from *.safetensors only); {HINT}")
-        with one_line_if_damaged(path, HINT):
+            raise UserError(f"{path} does not exist (weights are read from *.safetensors only); {DOWNLOAD_HINT}")
+        with one_line_if_damaged(path, DOWNLOAD_HINT):
             file = safe_open(path, "pt")
             tensors |= dict.fromkeys(file.keys(), file)
     return tensors
