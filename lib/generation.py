@@ -182,7 +182,7 @@ def stream(model, idx, max_new_tokens, sampling, automaton=None):
         unread += 1
         if idx.is_cpu or unread == min(UNREAD, size // 2) or i == max_new_tokens - 1:
             if not writer.healthy:
-                raise FloatingPointError("the logits are not finite: damaged weights, or an extreme repetition_penalty")
+                raise FloatingPointError("logits not finite: the weights are damaged, or repetition_penalty is extreme")
             yield from window[:, -unread:].T.cpu()
             unread = 0
 
