@@ -78,7 +78,7 @@ def print_samples(text_model, prompt, args):
         print(f"{LINE}\n{text}")
 
 
-def write_samples(text_model, prompts, args):
+def save_samples(text_model, prompts, args):
     """Write the continuations of each prompt to a file, a line of JSON each."""
     with atomic_write(args.out, "w") as file:
         for prompt in tqdm(prompts, desc="sampling", unit="prompt", disable=None):
@@ -174,7 +174,7 @@ def main(argv=None):
     if args.asks:
         converse(text_model, args)
     elif args.out:
-        write_samples(text_model, prompts, args)
+        save_samples(text_model, prompts, args)
     else:
         for i, prompt in enumerate(prompts):
             if i > 0:
