@@ -7,9 +7,10 @@ stranger's config is safe to run.
 
 import argparse
 import ast
-import codecs
 import contextlib
 import dataclasses
+import functools
+import itertools
 import locale
 import sys
 from pathlib import Path
@@ -18,89 +19,91 @@ ROOT = Path(__file__).resolve().parent.parent  # data/ and out/ are here, whatev
 N_SPECIAL = 4  # <pad> <bos> <eos> <unk>
 LARGEST = 1 << 24  # No size may exceed it, so that the product of two fits into 64 bits.
 DEVICES = ("auto", "cuda", "mps", "cpu", *(f"cuda:{i}" for i in range(8)))
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def _key(default, help, low=None, high=2**31 - 1, choices=None):
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+def _setting(group, default, help, low=None, high=2**31 - 1, choices=()):
+    metadata = {"group": group, "help": help, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+GROUPS = ("corpus and tokenizer", "model", "training", "watching and saving", "machine")
+_text, _model, _train, _watch, _machine = (functools.partial(_setting, group) for group in GROUPS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that can be set. The defaults are the ~10M model of config/small.py."""
 
-    # corpus and tokenizer
-    dataset: str = _key("poetry", "name of the corpus: its folder is data/<dataset>")
-    corpus: str = _key("", "your own text: a file such as .txt, .md, .jsonl or .csv, or a folder of them")
-    val_corpus: str = _key("", "a text for validation ('': the end of the corpus)")
-    encoding: str = _key("auto", "of the corpus files: auto, or any name Python knows (utf-8, gb18030, big5)")
-    text_key: str = _key("", "the key of the text in records (a.b: b inside a), or several, joined: instruction,output")
-    split: str = _key("", "what separates documents in a .txt: line, blank (blank lines) or a regular expression")
-    val_fraction: float = _key(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
-    vocab_size: int = _key(5000, "tokens to learn, the 256 bytes and 4 special ones included", 256 + N_SPECIAL, LARGEST)
-    min_frequency: int = _key(2, "a pair of tokens is merged only if seen this often", 1)
-    bos_token: str = _key("<bos>", "begins a document, '' for none")
-    eos_token: str = _key("<eos>", "ends a document")
+    dataset: str = _text("poetry", "name of the corpus: its folder is data/<dataset>")
+    corpus: str = _text("", "your own text: a file such as .txt, .md, .jsonl or .csv, or a folder of them")
+    val_corpus: str = _text("", "a text for validation ('': the end of the corpus)")
+    encoding: str = _text("auto", "of the corpus files: auto, or any name Python knows (utf-8, gb18030, big5)")
+    text_key: str = _text("", "key of the text in records (a.b: b inside a), or several, joined: instruction,output")
+    split: str = _text("", "what separates documents in a .txt: line, blank (blank lines) or a regular expression")
+    val_fraction: float = _text(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
+    vocab_size: int = _text(5000, "tokens to learn, with the 256 bytes and 4 special ones", 256 + N_SPECIAL, LARGEST)
+    min_frequency: int = _text(2, "a pair of tokens is merged only if seen this often", 1)
+    bos_token: str = _text("<bos>", "begins a document, '' for none")
+    eos_token: str = _text("<eos>", "ends a document")
+    init_from: str = _text("", "begin with a Qwen3 model (its folder) or an earlier run: tokenizer, shape, weights")
 
-    # model; 0 = derived from the others
-    init_from: str = _key("", "begin with the shape and weights of a Qwen3 model (its folder) or an earlier run")
-    n_layer: int = _key(6, "transformer blocks", 1, 1000)
-    n_head: int = _key(6, "query heads", 1, LARGEST)
-    n_kv_head: int = _key(2, "key/value heads, each shared by n_head / n_kv_head query heads", 1, LARGEST)
-    n_embd: int = _key(384, "width of the residual stream", 1, LARGEST)
-    head_dim: int = _key(0, "width of a head (0: n_embd / n_head)", 0, LARGEST)
-    intermediate_size: int = _key(0, "width of the SwiGLU (0: 8/3 n_embd, rounded up to a multiple of 64)", 0, LARGEST)
-    rope_theta: float = _key(10000.0, "base of the rotary position embedding", 1.0, 1e30)
-    norm_eps: float = _key(1e-6, "epsilon of RMSNorm", 0.0, 1.0)
-    tie_embeddings: bool = _key(True, "use the token embedding as the output head too")
-    block_size: int = _key(256, "context length in tokens", 2, LARGEST)
-    dropout: float = _key(0.0, "on the residual branches", 0.0, 0.99)
+    # 0 = derived from the others
+    n_layer: int = _model(6, "transformer blocks", 1, 1000)
+    n_head: int = _model(6, "query heads", 1, LARGEST)
+    n_kv_head: int = _model(2, "key/value heads, each shared by n_head / n_kv_head query heads", 1, LARGEST)
+    n_embd: int = _model(384, "width of the residual stream", 1, LARGEST)
+    head_dim: int = _model(0, "width of a head (0: n_embd / n_head)", 0, LARGEST)
+    intermediate_size: int = _model(0, "width of the SwiGLU (0: 8/3 n_embd, up to a multiple of 64)", 0, LARGEST)
+    rope_theta: float = _model(10000.0, "base of the rotary position embedding", 1.0, 1e30)
+    norm_eps: float = _model(1e-6, "epsilon of RMSNorm", 0.0, 1.0)
+    tie_embeddings: bool = _model(True, "use the token embedding as the output head too")
+    block_size: int = _model(256, "context length in tokens", 2, LARGEST)
+    dropout: float = _model(0.0, "on the residual branches", 0.0, 0.99)
 
-    # training
-    batch_size: int = _key(64, "sequences in one optimizer step, over all devices", 1)
-    micro_batch_size: int = _key(0, "sequences in one forward pass (0: batch_size); lower it to save memory", 0)
-    max_steps: int = _key(5000, "optimizer steps", 1)
-    learning_rate: float = _key(1e-3, "peak learning rate", 1e-12, 1e30)
-    embedding_lr: float = _key(1e-2, "peak of the token embedding, on the same schedule (0: learning_rate)", 0.0, 1e30)
-    min_lr: float = _key(1e-4, "learning rate at the end of the cosine", 0.0, 1e30)
-    warmup_steps: int = _key(1000, "steps of linear warmup", 0)
-    hold_steps: int = _key(0, "steps at the peak before the cosine begins", 0)
-    optimizer: str = _key("adamw", "adamw, or muon for the matrices inside the blocks", choices=("adamw", "muon"))
-    weight_decay: float = _key(0.1, "on matrices only", 0.0, 1e3)
-    beta1: float = _key(0.9, "AdamW's average of gradients", 0.0, 0.9999)
-    beta2: float = _key(0.95, "AdamW's average of squared gradients", 0.0, 0.99999)
-    grad_clip: float = _key(1.0, "largest gradient norm (0: no clipping)", 0.0, 1e30)
-    averaging: float = _key(0.0, "average the weights: their mean age, as a share of the run (0: off)", 0.0, 0.5)
-    seed: int = _key(1337, "of the weights, the batches and the dropout", 0)
+    batch_size: int = _train(64, "sequences in one optimizer step, over all devices", 1)
+    micro_batch_size: int = _train(0, "sequences in one forward pass (0: batch_size); lower it to save memory", 0)
+    max_steps: int = _train(5000, "optimizer steps", 1)
+    learning_rate: float = _train(1e-3, "peak learning rate", 1e-12, 1e30)
+    embedding_lr: float = _train(1e-2, "that of the token embedding, same schedule (0: learning_rate)", 0.0, 1e30)
+    min_lr: float = _train(1e-4, "learning rate at the end of the cosine", 0.0, 1e30)
+    warmup_steps: int = _train(1000, "steps of linear warmup", 0)
+    hold_steps: int = _train(0, "steps at the peak before the cosine begins", 0)
+    optimizer: str = _train("adamw", "adamw, or muon for the matrices inside the blocks", choices=("adamw", "muon"))
+    weight_decay: float = _train(0.1, "on matrices only", 0.0, 1e3)
+    beta1: float = _train(0.9, "AdamW's average of gradients", 0.0, 0.9999)
+    beta2: float = _train(0.95, "AdamW's average of squared gradients", 0.0, 0.99999)
+    grad_clip: float = _train(1.0, "largest gradient norm (0: no clipping)", 0.0, 1e30)
+    averaging: float = _train(0.0, "average the weights: their mean age, as a share of the run (0: off)", 0.0, 0.5)
+    seed: int = _train(1337, "of the weights, the batches and the dropout", 0)
 
-    # watching and saving
-    eval_interval: int = _key(500, "steps between evaluations; each one saves a checkpoint", 1)
-    patience: int = _key(0, "evaluations without a better loss after which the run ends (0: never)", 0)
-    eval_tokens: int = _key(500_000, "validation tokens used, from the start of the split (0: all)", 0)
-    log_interval: int = _key(0, "steps between log records (0: max_steps / 1000)", 0)
-    run: str = _key(
-        "", "name of the run: its folder is out/<run> (default: that of the config file); for torchrun --run_name"
-    )
-    prompts: str = _key("你好|", "texts to continue at each evaluation, split at |; an empty one: a line of yours")
-    tensorboard: bool = _key(False, "write the log for TensorBoard too, into the folder of the run")
+    eval_interval: int = _watch(500, "steps between evaluations; each one saves a checkpoint", 1)
+    patience: int = _watch(0, "evaluations without a better loss after which the run ends (0: never)", 0)
+    eval_tokens: int = _watch(500_000, "validation tokens used, from the start of the split (0: all)", 0)
+    log_interval: int = _watch(0, "steps between log records (0: max_steps / 1000)", 0)
+    run: str = _watch("", "name of the run: its folder is out/<run> ('': the config file's); for torchrun --run_name")
+    prompts: str = _watch("你好|", "texts to continue at each evaluation, split at |; an empty one: a line of yours")
+    tensorboard: bool = _watch(False, "write the log for TensorBoard too, into the folder of the run")
 
-    # machine
-    device: str = _key("auto", "cuda (or one of several: cuda:1), mps or cpu", choices=DEVICES)
-    dtype: str = _key(
-        "auto", "of the arithmetic; weights stay float32", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    compile: str = _key("auto", "torch.compile the model: auto compiles where it pays", choices=("auto", "on", "off"))
+    device: str = _machine("auto", "cuda (or one of several: cuda:1), mps or cpu", choices=DEVICES)
+    dtype: str = _machine("auto", "of the arithmetic; weights stay float32", choices=DTYPES)
+    compile: str = _machine("auto", "torch.compile the model (auto: where it pays)", choices=("auto", "on", "off"))
 
     def __post_init__(self):
-        """Raise ValueError(key, problem) for the first value that cannot be used."""
-        for field in dataclasses.fields(self):
-            problem = _problem(field, getattr(self, field.name))
-            if problem:
-                raise ValueError(field.name, problem)
+        """Raise ValueError("key: what is wrong with it") for the first value that cannot be used."""
 
         def require(key, sound, problem):
             if not sound:
-                raise ValueError(key, f"{getattr(self, key)} {problem}")
+                raise ValueError(f"{key}: {getattr(self, key)!r} {problem}")
 
+        for key, field in FIELDS.items():
+            value, about = getattr(self, key), field.metadata
+            require(key, type(value) is field.type, f"is not {_KIND[field.type]}")
+            if choices := about["choices"]:
+                require(key, value in choices, f"is not one of {', '.join(choices)}")
+            if field.type in (int, float):
+                require(key, value >= about["low"], f"is below {about['low']} ({about['help']})")  # or not-a-number
+                require(key, value <= about["high"], f"is above {about['high']} ({about['help']})")
         require("n_embd", self.head_dim or self.n_embd % self.n_head == 0, f"is not divisible by n_head {self.n_head}")
         require("head_dim" if self.head_dim else "n_embd", self.head_size % 2 == 0, "makes heads of an odd size")
         require("n_kv_head", self.n_head % self.n_kv_head == 0, f"does not divide n_head {self.n_head}")
@@ -141,15 +144,20 @@ class Config:
 
     @property
     def run_dir(self) -> Path:
-        return ROOT / "out" / self.run
+        return out_dir() / self.run
 
     def changes(self) -> dict:
         """The values that differ from the defaults."""
         return {f.name: getattr(self, f.name) for f in FIELDS.values() if getattr(self, f.name) != f.default}
 
 
+def out_dir() -> Path:
+    """The folder of all runs."""
+    return ROOT / "out"
+
+
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-TRAINING_KEYS = list(FIELDS)[list(FIELDS).index("n_layer") : list(FIELDS).index("run")]
+TRAINING_KEYS = [key for key, field in FIELDS.items() if field.metadata["group"] != GROUPS[0]]
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 _KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
 _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
@@ -159,59 +167,34 @@ _SYNONYMS = {
 }
 
 
-def _problem(field, value):
-    """What is wrong with a value, None if it can be used."""
-    low, high, choices, help = (field.metadata[name] for name in ("low", "high", "choices", "help"))
-    if type(value) is not field.type:
-        return f"{value!r} is not {_KIND[field.type]}"
-    if choices and value not in choices:
-        return f"{value!r} is not one of {', '.join(choices)}"
-    if field.type not in (int, float):
-        return None
-    if not low <= value:  # This refuses not-a-number too.
-        return f"{value} is below {low} ({help})"
-    return f"{value} is above {high} ({help})" if value > high else None
-
-
 def load_config(argv, parser):
     """Read `[config/FILE.py] [--key=value | --key value | --flag ...]`.
 
     argv: the words of the command line, sys.argv[1:] if None.
     parser: a lib.errors.ArgumentParser, with the script's own flags if it has any. A mistake ends in its `error`, with
     one line that names the key and the file or flag it came from.
-    Returns (Config, args): args holds the script's own flags, `argv`, the words themselves, and `given`,
-    {key: where it was set} for what was set.
+    Returns (Config, args): args has the script's own flags, `argv`, and `given`, {key: where it was set}.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser.set_defaults(config=None)
-    file = parser.add_mutually_exclusive_group()
-    words = {"default": argparse.SUPPRESS, "metavar": "FILE"}
-    file.add_argument("config", nargs="?", help="a config file, such as config/small.py", **words)
-    file.add_argument("--config", help="the same, as a flag", **words)
-    for field in FIELDS.values():
-        words = {"help": f"{field.metadata['help']} [{field.default}]".replace("%", "%%"), "metavar": "VALUE"}
-        if field.type is bool:
-            words |= {"nargs": "?", "const": "True"}  # --flag alone means true
-        # torchrun takes --run for the beginning of its own --run-path.
-        names = ("--run", "--run_name") if field.name == "run" else (f"--{field.name}",)
-        parser.add_argument(*names, default=argparse.SUPPRESS, **words)
+    _add_flags(parser)
     args, extra = parser.parse_known_args(argv)
     if extra:
         parser.error(f"{extra[0]} is a word too many: after one config file come flags, such as --corpus=FILE")
 
-    given = {}
+    values, given = _read_file(args.config, parser) if args.config else ({}, {})
+    flags = {key: getattr(args, key) for key in FIELDS if key in args}
+    given |= {key: f"--{key}" for key in flags}
+    # A corpus brings the name of its dataset, unless one was set in the same place or after it.
+    has_name = "dataset" in (flags if "corpus" in flags else given)
+    values = {key: _convert(key, value) for key, value in (values | flags).items()}
+    if not has_name and (corpus := str(values.get("corpus", ""))):
+        given["dataset"] = f"{given['corpus']}={corpus}: dataset"
+        values["dataset"] = _dataset_of(corpus, given["dataset"], parser)
+    values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
     try:
-        flags = dict(_read_flags(vars(args)))
-        settings = dict(_read_file(args.config, parser.hint)) | flags
-        corpus, where = settings.get("corpus", ("", ""))
-        if corpus and "dataset" not in (flags if "corpus" in flags else settings):
-            settings["dataset"] = _dataset_of(str(corpus), f"{where}={corpus}: dataset")
-        values = {key: value for key, (value, _) in settings.items()}
-        given = {key: where for key, (_, where) in settings.items()}
-        values["run"] = values.get("run") or (Path(args.config).stem if args.config else "small")
         config = Config(**values)
     except ValueError as error:
-        key, problem = error.args
+        key, _, problem = str(error).partition(": ")
         parser.error(f"{given.get(key, key)}: {problem}")
     args.argv, args.given = argv, given
     return config, args
@@ -224,37 +207,40 @@ def say_unused(args, keys):
         print(f"note: this script does not use {' '.join(flags)}")
 
 
-def _read_flags(flags):
-    """Yield (key, (value, where it was set)) for the flags of the command line."""
-    for key in (key for key in FIELDS if key in flags):
-        yield key, (_from_text(key, flags[key]), f"--{key}")
+def _add_flags(parser):
+    """Let a parser take a config file, and a flag for each setting, in the groups that --help shows."""
+    parser.set_defaults(config=None)
+    file = parser.add_mutually_exclusive_group()
+    words = {"default": argparse.SUPPRESS, "metavar": "FILE"}
+    file.add_argument("config", nargs="?", help="a config file, such as config/small.py", **words)
+    file.add_argument("--config", help="the same, as a flag", **words)
+    for title, fields in itertools.groupby(FIELDS.values(), lambda field: field.metadata["group"]):
+        group = parser.add_argument_group(title)
+        for field in fields:
+            words = {"help": f"{field.metadata['help']} [{field.default}]".replace("%", "%%"), "metavar": "VALUE"}
+            words["type"] = _literal if field.type in (int, float) else str
+            if field.type is bool:
+                words |= {"nargs": "?", "const": "True"}  # --flag alone means true
+            # torchrun takes --run for the beginning of its own --run-path.
+            names = ("--run", "--run_name") if field.name == "run" else (f"--{field.name}",)
+            group.add_argument(*names, default=argparse.SUPPRESS, **words)
 
 
-def _dataset_of(corpus, where):
-    """(the name of a corpus, where it was set): your text must not overwrite the tokenizer of another."""
-    path = Path(corpus)
-    name = path.stem if path.name not in ("", "..") else path.resolve().stem
-    if (ROOT / "data" / f"{name}.py").exists() and not path.resolve().is_relative_to(ROOT / "data" / name):
-        raise ValueError(where, f"{name} is the text that data/{name}.py fetches; name yours, --dataset=my_{name}")
-    return name, where
-
-
-def _from_text(key, text):
-    """The value of a flag."""
-    kind = FIELDS[key].type
+def _literal(text):
+    """The number that the text of a flag stands for. The text itself if it stands for none: Config refuses it."""
     try:
-        if kind is bool:
-            return _BOOLEANS[text.strip().lower()]
-        return _as_kind(key, text if kind is str else ast.literal_eval(text.strip()))
-    except (KeyError, *_NO_LITERAL):
-        raise ValueError(f"--{key}", f"{text!r} is not {_KIND[kind]}") from None
+        return ast.literal_eval(text.strip())
+    except _NO_LITERAL:
+        return text
 
 
-def _as_kind(key, value):
+def _convert(key, value):
     """1 is fine where a float is wanted, 1e3 for an int, bf16 for bfloat16; Config refuses what is of another type."""
     kind = FIELDS[key].type
     if key in _SYNONYMS:
         return _SYNONYMS[key].get(str(value).lower(), value)
+    if kind is bool and isinstance(value, str):
+        return _BOOLEANS.get(value.strip().lower(), value)
     if key in ("corpus", "val_corpus", "init_from") and isinstance(value, str):
         # A shell does not expand the ~ in --corpus=~/book.txt.
         return str(Path(value).expanduser()) if value.startswith("~/") else value
@@ -263,7 +249,40 @@ def _as_kind(key, value):
     return int(value) if kind is int and type(value) is float and value.is_integer() else value
 
 
-def _find_file(name) -> Path:
+def _dataset_of(corpus, where, parser):
+    """The name of a corpus: your text must not overwrite the tokenizer of another."""
+    path = Path(corpus)
+    name = path.stem if path.name not in ("", "..") else path.resolve().stem
+    if (ROOT / "data" / f"{name}.py").exists() and not path.resolve().is_relative_to(ROOT / "data" / name):
+        parser.error(f"{where}: {name} is the text that data/{name}.py fetches; name yours, --dataset=my_{name}")
+    return name
+
+
+def _read_file(name, parser):
+    """({key: value}, {key: where it was set}) of a config file. It is parsed, never executed."""
+    path, values, given = _find_file(name, parser), {}, {}
+    try:
+        tree = ast.parse(_decode(path.read_bytes()))
+    except _NO_LITERAL as error:
+        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
+        parser.error(f"{path}{line}: not a config file: it must hold `name = value` lines only")
+    for node in tree.body:
+        where = f"{path} line {node.lineno}"
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+            parser.error(f"{where}: only `name = value` lines are allowed (config files are never executed)")
+        key = node.targets[0].id
+        if key not in FIELDS:
+            parser.unknown(f"{where}: unknown key {key!r}", key, FIELDS)
+        try:
+            values[key], given[key] = ast.literal_eval(node.value), f"{where}: {key}"
+        except _NO_LITERAL:
+            parser.error(f"{where}: {key} must be a plain number, string, True or False")
+    return values, given
+
+
+def _find_file(name, parser) -> Path:
     """A config file: relative to the working folder, else one of ours, where `tiny` is enough."""
     file = name if name.endswith(".py") else f"{name}.py"
     for path in (Path(file), ROOT / file, ROOT / "config" / file):
@@ -271,41 +290,13 @@ def _find_file(name) -> Path:
             return path
     known = ", ".join(f"config/{path.name}" for path in sorted((ROOT / "config").glob("[!_]*.py")))
     meant = f"; a setting is --{name}" if "=" in name else f"; your own text is --corpus={name}"
-    raise ValueError(name, f"not a config file; here are {known}{'' if name.endswith('.py') else meant}")
+    parser.error(f"{name}: not a config file; here are {known}{'' if name.endswith('.py') else meant}")
 
 
 def _decode(data):
     """The text of a config file. Windows saves UTF-8 with a mark, UTF-16, or what is usual in the country."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
-    for encoding in ("utf-8-sig", locale.getencoding(), "gb18030"):
+    for encoding in ("utf-8-sig", locale.getencoding(), "gb18030", "latin-1"):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding)
-    return data.decode("latin-1")
-
-
-def _read_file(name, hint):
-    """Yield (key, (value, where it was set)) for the assignments of a config file. It is parsed, never executed."""
-    if not name:
-        return
-    path = _find_file(name)
-    try:
-        with path.open("rb") as file:
-            tree = ast.parse(_decode(file.read(1 << 20)))
-    except _NO_LITERAL as error:
-        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        raise ValueError(f"{path}{line}", "not a config file: it must hold `name = value` lines only") from None
-    for node in tree.body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
-        where = f"{path} line {node.lineno}"
-        if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-            raise ValueError(where, "only `name = value` lines are allowed (config files are never executed)")
-        key = node.targets[0].id
-        if key not in FIELDS:
-            raise ValueError(where, f"unknown key {key!r}{hint(key, FIELDS)}")
-        try:
-            value = ast.literal_eval(node.value)
-        except _NO_LITERAL:
-            raise ValueError(where, f"{key} must be a plain number, string, True or False") from None
-        yield key, (_as_kind(key, value), f"{where}: {key}")

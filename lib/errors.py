@@ -19,8 +19,6 @@ class UserError(Exception):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line; exit code 2, as for any usage error."""
 
-    hint = staticmethod(hint)
-
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
@@ -36,11 +34,16 @@ class ArgumentParser(argparse.ArgumentParser):
             flag, _, value = word.partition("=")
             # This comes before anything else, because argparse takes the value of an unknown flag for a run.
             if re.fullmatch(r"--?[A-Za-z][\w-]*", flag) and flag not in known:
-                is_value = before in known and not flag.startswith("--")
-                self.error(f"unknown flag {flag}{f'; a value is {before}={word}' if is_value else hint(flag, known)}")
+                if before in known and not flag.startswith("--"):
+                    self.error(f"unknown flag {flag}; a value is {before}={word}")
+                self.unknown(f"unknown flag {flag}", flag, known)
             if flag in known and value == "--":  # argparse would lose this value
                 self.error(f"{word}: -- cannot be the value of a flag")
         return super().parse_known_args(args, namespace)
+
+    def unknown(self, message, word, names):
+        """End with an error about a word that is none of our names, and say which of them was probably meant."""
+        self.error(message + hint(word, names))
 
     def error(self, message):
         if lacking := re.fullmatch(r"argument (--\w+).*: expected one argument", message):

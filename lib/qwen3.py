@@ -100,7 +100,7 @@ def with_shape_of_init(config, given):
     try:
         return dataclasses.replace(config, **settings)
     except ValueError as error:
-        raise UserError(f"init_from={config.init_from}: {': '.join(map(str, error.args))}") from None
+        raise UserError(f"init_from={config.init_from}: {error}") from None
 
 
 def read_settings(init_from) -> dict:
