@@ -13,7 +13,6 @@ import lib.machine.startup  # noqa: F401  It must be first; it says why.
 # isort: split
 import math
 import sys
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -21,8 +20,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-import config
-from lib.errors import ArgumentParser, UserError, reports_errors
+from config import out_dir
+from lib.errors import ArgumentParser, UserError, file_to_write, reports_errors
 from lib.run.runs import Run, smooth
 from lib.storage import atomic_write, is_number
 
@@ -36,7 +35,7 @@ def draw(runs, x):
 
     x: "step", or "tokens" to compare runs whose steps are not of one size.
     """
-    titles = [readable(run.name) for run in runs]  # before the texts that take their fonts from rcParams
+    titles = [drawable(run.name) for run in runs]  # before the texts that take their fonts from rcParams
     figure = Figure(figsize=(9, 6.5), dpi=150, layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     many = len(runs) > 1
@@ -95,7 +94,7 @@ def to_loss(perplexity):
     return np.log(np.clip(perplexity, 1e-9, None))
 
 
-def readable(name):
+def drawable(name):
     """The name as the picture can show it: characters that no installed font has become escapes."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     family = ["sans-serif", *(font for font in CJK_FONTS if font in installed)]
@@ -114,13 +113,11 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names under out/ or folders [the most recent]")
     parser.add_argument("--run", "--run_name", action="append", default=[], metavar="RUN", help="one more of them")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the picture")
+    parser.add_argument("--out", type=file_to_write, metavar="FILE", help="where to write the picture")
     args = parser.parse_args(argv)
     runs = [Run(name) for name in args.runs + args.run or [""]]
     figure = draw(runs, "step" if len({run.step_tokens for run in runs}) == 1 else "tokens")
-    out = args.out or (runs[0].folder if len(runs) == 1 else config.ROOT / "out") / "loss.png"
-    if not out.name or out.is_dir():
-        raise UserError(f"--out={out}: that is a folder; name a file in it")
+    out = args.out or (runs[0].folder if len(runs) == 1 else out_dir()) / "loss.png"
     kind = out.suffix[1:].lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise UserError(f"{out}: cannot write a .{kind} file; use .png, .svg or .pdf")

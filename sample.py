@@ -17,13 +17,12 @@ import lib.machine.startup  # noqa: F401  It must be first; it says why.
 # isort: split
 import json
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
 from config import DEVICES
 from lib import qwen3
-from lib.errors import ArgumentParser, UserError, in_range, reports_errors
+from lib.errors import ArgumentParser, UserError, file_to_write, in_range, reports_errors
 from lib.generation import Sampling, TextModel
 from lib.machine.device import pick_device
 from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
@@ -132,7 +131,7 @@ def parse_args(argv):
     prompt.add_argument("--prompt", help="the text to continue; an empty one starts a new document")
     prompt.add_argument("--prompt_file", metavar="FILE", help="a text file to continue, without its last line end")
     prompt.add_argument("--prompts_file", metavar="FILE", help="a text file with a prompt on each line")
-    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the samples here, do not print them")
+    parser.add_argument("--out", type=file_to_write, metavar="FILE.jsonl", help="write the samples here, print none")
     count = {"metavar": "N", "type": in_range(int, 1)}
     parser.add_argument("--num_samples", default=1, help="continuations [1]", **count)
     count["type"] = in_range(int, 0)
@@ -161,8 +160,6 @@ def parse_args(argv):
         parser.error("--stop is empty; name the text that a sample ends before")
     if args.out and args.asks:
         parser.error("--out needs --prompt, --prompt_file or --prompts_file")
-    if args.out and args.out.exists() and not args.out.is_file():
-        parser.error(f"--out={args.out} is a folder or a device; name a file")
     return args
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 from lib.machine.terminal import one_line
 from lib.other_names import hint
@@ -20,6 +21,8 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line; exit code 2, as for any usage error."""
 
     def __init__(self, **kwargs):
+        started = sys.modules["__main__"].__spec__  # the module that python -m has started, None for a script
+        kwargs = {"prog": f"python -m {started.name.removesuffix('.__main__')}" if started else None, **kwargs}
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
@@ -49,6 +52,14 @@ class ArgumentParser(argparse.ArgumentParser):
         if lacking := re.fullmatch(r"argument (--\w+).*: expected one argument", message):
             message += f"; one that begins with - comes after a =, as in {lacking[1]}=-1"
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
+
+
+def file_to_write(text) -> Path:
+    """An argparse type: the path of a file, which is there already or can be made."""
+    path = Path(text)
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a folder or a device; name a file")
+    return path
 
 
 def in_range(kind, low, high=float("inf")):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib.errors import UserError
 
-LARGEST = 1 << 28  # bytes of a file that is read whole
+LARGEST_FILE = 1 << 28  # bytes of a file that is read whole
 
 
 @contextlib.contextmanager
@@ -101,8 +101,8 @@ def read_text(path, hint) -> str:
     path = Path(path)
     if not path.is_file():  # A pipe or a device could be read for ever.
         raise UserError(f"{path} does not exist; {hint}")
-    if path.stat().st_size > LARGEST:
-        raise UserError(f"{path} is damaged (larger than {LARGEST:,} bytes); {hint}")
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"{path} is damaged (larger than {LARGEST_FILE:,} bytes); {hint}")
     try:
         return path.read_bytes().decode()  # as it is, line ends too
     except UnicodeDecodeError as error:

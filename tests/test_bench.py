@@ -3,7 +3,7 @@ import time
 
 import torch
 
-from config import load_config
+import config
 from lib.errors import ArgumentParser
 from lib.machine.compilation import should_compile
 from model import GPT
@@ -50,13 +50,13 @@ def test_without_data_it_says_what_to_run(home, fails):
 
 def test_only_long_runs_are_compiled_on_a_cpu():
     for path, expected in (("config/tiny.py", False), ("config/small.py", True)):
-        config, _ = load_config([path], ArgumentParser())
-        assert should_compile(GPT(config, 4000), torch.device("cpu")) == expected
+        settings, _ = config.load_config([path], ArgumentParser())
+        assert should_compile(GPT(settings, 4000), torch.device("cpu")) == expected
 
 
 def test_beside_busy_processes(clone, monkeypatch, capsys):
-    monkeypatch.setattr(busy, "ROOT", clone)
-    busy.measure(bench.Table(), TINY, n_steps=12, rounds=1)
+    monkeypatch.setattr(config, "ROOT", clone)
+    busy.compare_ways(bench.Table(), TINY, n_steps=12, rounds=1)
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines()] == [f"{n} busy" for n in range(3) for _ in range(4)]
     assert out.count("train.py is") == 9 and not (clone / "out" / "bench").exists()

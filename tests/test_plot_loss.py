@@ -75,9 +75,9 @@ def test_names_are_drawn_as_they_are(run):
 def test_characters_that_no_font_has(monkeypatch, capsys):
     fonts = [font for font in font_manager.fontManager.ttflist if font.name not in plot_loss.CJK_FONTS]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
-    assert plot_loss.readable("é小说") == r"é\u5c0f\u8bf4"
+    assert plot_loss.drawable("é小说") == r"é\u5c0f\u8bf4"
     assert "install Noto Sans CJK" in capsys.readouterr().err
-    assert plot_loss.readable("é") == "é" and capsys.readouterr().err == ""
+    assert plot_loss.drawable("é") == "é" and capsys.readouterr().err == ""
 
 
 def test_a_chinese_font_is_used(monkeypatch, capsys):
@@ -87,7 +87,7 @@ def test_a_chinese_font_is_used(monkeypatch, capsys):
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
     for path in paths:
         font_manager.fontManager.addfont(path)
-    assert plot_loss.readable("小说") == "小说" and capsys.readouterr().err == ""
+    assert plot_loss.drawable("小说") == "小说" and capsys.readouterr().err == ""
 
 
 def test_bad_logs(run, home, fails):

@@ -14,7 +14,7 @@ from train_tokenizer import SPLITS, new_tokenizer
 
 LARGEST_VOCABULARY = 60_000  # The page looks at all of it for each token.
 LARGEST_PAGE = 200e6  # bytes
-SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "block_size", "norm_eps", "rope_theta")
+WORKER_KEYS = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "block_size", "norm_eps", "rope_theta")
 
 
 def write_page(path, text_model, tensors, checkpoint, run_dir):
@@ -33,7 +33,7 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
     if len(weights) > LARGEST_PAGE:
         raise UserError(f"the page would be over {LARGEST_PAGE / 1e6:.0f} MB, too large to open; use --format=gguf")
     description = {
-        **{key: getattr(c, key) for key in SHAPE},
+        **{key: getattr(c, key) for key in WORKER_KEYS},
         "tensors": [(name, kind.name, model.get_parameter(name).numel()) for name, (_, kind) in tensors.items()],
         "splits": [split.replace(r"\"", '"') for split in SPLITS],  # JavaScript allows no needless backslash.
         "tokens": [piece.decode("latin-1") for piece in text_model.token_bytes[:n_tokens]],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-import config
+from config import out_dir
 from lib.errors import UserError
 from lib.machine.terminal import one_line
 from lib.storage import is_number, read_json
@@ -35,7 +35,7 @@ def find_run(run, *names) -> Path:
     run: a folder or a file (relative to the working folder), a name under out/, or "" for the run
     that was written to last. Raises UserError.
     """
-    out = config.ROOT / "out"
+    out = out_dir()
     found = [path for name in names for path in out.glob(f"*/{name}")]
     places = (Path(run), out / run)  # A folder of that name need not be a run.
     if not run:

@@ -6,16 +6,14 @@ The settings: https://gcc.gnu.org/onlinedocs/libgomp
 """
 
 import contextlib
-import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
 
-from config import ROOT, load_config
-from lib.errors import ArgumentParser, UserError, reports_errors
+from config import load_config
+from lib.errors import ArgumentParser, reports_errors
 from tools.bench import Table
+from tools.lab.training import train_records
 
 WAYS = {
     "train.py": {},
@@ -26,19 +24,13 @@ WAYS = {
 
 
 def train_speeds(flags, n_steps, environment):
-    """The tokens per second of each step that train.py reports as a process. The first steps are left out."""
-    command = [sys.executable, ROOT / "train.py", *flags, "--run=bench", "--overwrite", f"--max_steps={n_steps}"]
-    command += ["--log_interval=1", "--eval_interval=1000000", "--eval_tokens=1000", "--prompts="]
-    found = subprocess.run(command, env=os.environ | environment, capture_output=True, encoding="utf-8")
-    if found.returncode:
-        raise UserError(f"train.py ended with: {found.stderr.strip()}")
-    run = ROOT / "out" / "bench"
-    records = json.loads((run / "loss_log.json").read_text(encoding="utf-8"))["records"]
-    shutil.rmtree(run)
+    """The tokens per second of each step of a process. The first steps are left out."""
+    flags = [*flags, f"--max_steps={n_steps}", "--log_interval=1", f"--eval_interval={n_steps}"]
+    records = train_records([*flags, "--eval_tokens=1000", "--prompts="], "bench", environment)
     return [r["tokens_per_second"] for r in records if "tokens_per_second" in r][5:]
 
 
-def measure(table, flags, n_steps=60, rounds=3):
+def compare_ways(table, flags, n_steps=60, rounds=3):
     for n_busy in range(3):
         speeds = {name: [] for name in WAYS}
         for _ in range(rounds):
@@ -57,8 +49,8 @@ def measure(table, flags, n_steps=60, rounds=3):
 
 @reports_errors
 def main(argv=None):
-    config, _ = load_config(argv, ArgumentParser(prog="python -m tools.lab.busy", description=__doc__))
-    measure(Table(), [f"--{key}={value}" for key, value in config.changes().items()])
+    config, _ = load_config(argv, ArgumentParser(description=__doc__))
+    compare_ways(Table(), [f"--{key}={value}" for key, value in config.changes().items()])
 
 
 if __name__ == "__main__":

@@ -10,48 +10,38 @@ error. Results are kept in out/experiments.json, and not computed again.
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from config import ROOT
-from lib.errors import ArgumentParser, UserError, reports_errors
+from config import out_dir
+from lib.errors import ArgumentParser, reports_errors
 from lib.storage import write_json
-
-RESULTS = ROOT / "out" / "experiments.json"
+from tools.lab.training import train_records
 
 
 def train(config, flags, seed, run):
     """(bits per character, nats per token) at the end of one run. Raises UserError if it fails."""
-    # Only the first and the last step are evaluated.
-    flags = [f"--run={run}", "--overwrite", "--prompts=", "--eval_interval=1000000000", *flags, f"--seed={seed}"]
-    command = [sys.executable, ROOT / "train.py", config, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise UserError(f"{' '.join(flags)}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
-    folder = ROOT / "out" / run
-    last = json.loads((folder / "loss_log.json").read_text(encoding="utf-8"))["records"][-1]
-    shutil.rmtree(folder)
+    last = train_records([config, *flags, f"--seed={seed}"], run, {"OMP_NUM_THREADS": "1"})[-1]
     return last["val_bpc"], last["val_loss"]
 
 
 @reports_errors
 def main(argv=None):
-    parser = ArgumentParser(prog="python -m tools.lab.experiments", description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--all", default="", metavar="FLAGS")
     parser.add_argument("--seeds", type=int, default=3, help="[3]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help=f"runs at a time [{os.cpu_count()}]")
     args = parser.parse_args(argv)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    path = out_dir() / "experiments.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     writing = threading.Lock()  # Several jobs may end at the same time.
 
-    def measure(job):
+    def figures_of(job):
         number, (variant, seed) = job
         key = " ".join([args.config, *args.all.split(), *variant.split(), f"seed={seed}"])
         if key not in results:
@@ -59,14 +49,14 @@ def main(argv=None):
             figures = train(args.config, flags, seed, f"experiment_{number}")
             with writing:
                 results[key] = figures
-                write_json(RESULTS, results, indent=1)
+                write_json(path, results, indent=1)
         return results[key]
 
     variants, base = ["", *args.variants], 0.0
     print("bits per character, difference, nats per token, flags")
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = enumerate((variant, seed) for variant in variants for seed in range(args.seeds))
-        done = pool.map(measure, jobs)
+        done = pool.map(figures_of, jobs)
         for variant in variants:
             bits, nats = np.array([next(done) for _ in range(args.seeds)]).T
             base = base if variant else bits

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from config import ROOT, load_config
+from config import load_config
 from lib.errors import ArgumentParser, reports_errors
 from lib.generation import Sampling, TextModel, stream
 from lib.storage import write_json
@@ -125,7 +125,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     results = {}
     for path, flags in (("config/small.py", ["--batch_size=8"]), ("config/tiny.py", [])):
-        config, _ = load_config([str(ROOT / path), *flags], ArgumentParser())
+        config, _ = load_config([path, *flags], ArgumentParser())
         vocab_size = read_meta(config.tokens_dir)["vocab_size"]
         precisions = {"ours": "auto", "ours, float32": "float32"}
         rounds = {"nanoGPT": []} | {f"{name}{how}": [] for name in precisions for how in ("", ", compiled")}
@@ -138,7 +138,7 @@ def main(argv=None):
                     rounds[f"{name}{how}"].append(statistics.median(speeds))
         speeds = {name: statistics.median(of_rounds) for name, of_rounds in rounds.items()}
         results[path] = show(f"training, {' '.join([path, *flags])}", speeds)
-    config, _ = load_config([str(ROOT / "config" / "small.py")], ArgumentParser())
+    config, _ = load_config(["config/small.py"], ArgumentParser())
     speeds = sampling_speeds(args.nanogpt.resolve(), config, 5000, args.rounds)
     results["sampling"] = show("sampling, config/small.py, one stream of 200 tokens", speeds)
     if args.json:

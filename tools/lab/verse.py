@@ -76,7 +76,7 @@ def mean(values) -> float:
 
 @reports_errors
 def main(argv=None):
-    parser = ArgumentParser(prog="python -m tools.lab.verse", description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     add_run_argument(parser)
     parser.add_argument("--num_samples", type=in_range(int, 1, 10_000), default=300, help="poems to write [300]")
     parser.add_argument("--temperature", type=in_range(float, 0, 100), nargs="+", default=[0.5, 0.8, 1.0], metavar="T")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config import DEVICES, load_config
-from lib.errors import ArgumentParser, reports_errors
+from lib.errors import ArgumentParser, file_to_write, reports_errors
 from lib.machine.device import set_up
 from lib.machine.terminal import format_number, format_time, one_line
 from lib.run.runs import Run, add_run_argument, smooth
@@ -128,9 +128,9 @@ def show(piece, name="") -> dict:
 def main(argv=None):
     start = time.time()
     argv = sys.argv[1:] if argv is None else argv
-    parser = ArgumentParser(prog="python -m tools.report", description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", action="store_true", help="look at the tokenizer of a config instead")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the page")
+    parser.add_argument("--out", type=file_to_write, metavar="FILE", help="where to write the page")
     if "--tokenizer" in argv:
         config, args = load_config(argv, parser)
     else:
@@ -138,8 +138,6 @@ def main(argv=None):
         parser.add_argument("--last", action="store_true", help="the latest weights, not the best ones, as by default")
         parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
         args = parser.parse_args(argv)
-    if args.out and args.out.exists() and not args.out.is_file():
-        parser.error(f"--out={args.out} is a folder or a device; name a file")
     if args.tokenizer:
         out = report_tokenizer(config, args.out)
     else:

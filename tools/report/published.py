@@ -7,7 +7,7 @@ import numpy as np
 from lib.run.runs import Run
 
 LOGS = Path(__file__).parents[2] / "docs" / "results"
-SHAPE = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")
+COMPARED_KEYS = ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")
 
 
 def beside_published(run, config, sha256) -> list:
@@ -18,8 +18,8 @@ def beside_published(run, config, sha256) -> list:
     """
     for path in LOGS.glob("*/loss_log.json"):
         published = Run(str(path))
-        shape = [published.header["config"][key] for key in SHAPE]
-        if published.header["data"]["train"]["sha256"] == sha256 and shape == [getattr(config, key) for key in SHAPE]:
+        same_shape = all(published.header["config"][key] == getattr(config, key) for key in COMPARED_KEYS)
+        if same_shape and published.header["data"]["train"]["sha256"] == sha256:
             break
     else:
         return []
