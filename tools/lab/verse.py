@@ -19,7 +19,7 @@ from lib.errors import ArgumentParser, UserError, in_range, reports_errors
 from lib.machine.device import set_up
 from lib.run.runs import Run, add_run_argument
 from sample import load_model
-from tools.report.measures import read_text, to_bytes
+from tools.report.measures import run_tokens, to_bytes
 
 FORMS = (5, 7)  # characters in a line
 
@@ -84,7 +84,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     text_model, path, checkpoint = load_model(args.run, device=args.device)
     set_up(text_model.model.embedding.weight.device)
-    _, train, val, _ = read_text(Run(str(path.parent)), checkpoint)
+    _, train, val, _ = run_tokens(Run(str(path.parent)), checkpoint)
     pieces = [piece or b"\0" for piece in text_model.token_bytes]
     train, val = (to_bytes(pieces, ids).decode(errors="replace").split("\0") for ids in (train, val))
     known_rhymes = rhymes(train)

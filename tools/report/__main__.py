@@ -23,7 +23,7 @@ from lib.run.runs import Run, add_run_argument, smooth
 from lib.storage import write_text
 from sample import load_model
 from tools.report.charts import chart
-from tools.report.measures import CONTINUATIONS, measure
+from tools.report.measures import CONTINUATIONS, measure_run
 from tools.report.tokenizer import measure_tokenizer
 from tools.report.verdict import judge
 from tools.templates import load_template
@@ -34,7 +34,7 @@ def report_run(name, last, device, out) -> Path:
     page = load_template("run.html")
     text_model, path, checkpoint = load_model(name, last, device)
     set_up(text_model.model.embedding.weight.device)
-    m = measure(Run(str(path.parent)), text_model, checkpoint)
+    m = measure_run(Run(str(path.parent)), text_model, checkpoint)
     verdict = judge(m)
     shown = [show(piece, text_model.tokenizer.id_to_token(i)) for i, piece in enumerate(text_model.token_bytes)]
     tokens = [
@@ -74,7 +74,8 @@ def print_run(m, verdict):
     print(f"{m.run.name}: {m.n_parameters:,} parameters, weights of step {m.step:,} of {m.config.max_steps:,}")
     print(
         f"validation   {m.val_loss:.4f} nats, PPL {math.exp(m.val_loss):.1f},"
-        f" {m.val_loss * m.bits_per_character:.4f} bits per character, {m.val_loss * m.bits_per_byte:.4f} per byte"
+        f" {m.val_loss * m.nats_to_bits_per_character:.4f} bits per character,"
+        f" {m.val_loss * m.nats_to_bits_per_byte:.4f} per byte"
     )
     print(
         f"samples      of at most {m.sample_tokens:,} tokens: {m.sample['val'][0]:.4f} nats on validation text,"
@@ -98,17 +99,17 @@ def print_run(m, verdict):
 def report_tokenizer(config, out) -> Path:
     """Write the page of a tokenizer, and print the gist of it. Returns the path of the page, which `out` may name."""
     page = load_template("tokenizer.html")
-    found = measure_tokenizer(config)
-    tokens = [show(piece) | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in found["passage"]]
+    m = measure_tokenizer(config)
+    tokens = [show(piece) | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in m.passage]
     out = out or config.tokens_dir / "tokenizer.html"
-    write_text(out, page.render(found, tokens=tokens, config=config, show=lambda pieces: map(show, pieces)))
-    print(f"{found['name']}: {found['vocab_size']:,} tokens, {found['characters_per_token']:.3f} characters a token")
-    for kind, ratio, pieces in found["kinds"]:
+    write_text(out, page.render(m=m, tokens=tokens, config=config, show=lambda pieces: map(show, pieces)))
+    print(f"{m.name}: {m.vocab_size:,} tokens, {m.characters_per_token:.3f} characters a token")
+    for kind, ratio, pieces in m.kinds:
         shown = " | ".join(show(piece)["text"].strip("\n") for piece in pieces[:14])
         print(f"  {kind:24} {ratio:.2f}  {one_line(shown)}")
-    if found["sizes"]:
+    if m.sizes:
         print("vocab_size  characters a token  characters a window  parameters  tokens seen fewer than 20 times")
-    for size, ratio, window, parameters, rare in found["sizes"]:
+    for size, ratio, window, parameters, rare in m.sizes:
         print(f"{size:10,} {ratio:19.3f} {window:20.0f} {parameters:11,} {rare:32.1%}")
     return out
 

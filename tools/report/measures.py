@@ -38,8 +38,8 @@ class Measurements:
     epochs: float
     tokens_per_parameter: float
     val_loss: float
-    bits_per_byte: float  # that one nat per token makes
-    bits_per_character: float
+    nats_to_bits_per_byte: float  # a factor: how many bits per byte one nat per token makes
+    nats_to_bits_per_character: float
     sample_tokens: int  # of each split, at most
     sample: dict  # {split: (loss on a sample of it, share of first guesses that are right)}
     baselines: dict  # {simpler model: its loss}
@@ -52,12 +52,12 @@ class Measurements:
     known_tokens: int  # of the training text, in which copies are sought
 
 
-def measure(run, text_model, checkpoint) -> Measurements:
+def measure_run(run, text_model, checkpoint) -> Measurements:
     """Everything that the report says of a run. Raises UserError if its text is not there, or its files are damaged."""
     if not len(run.val[0]):
         raise UserError(f"{run.folder} has no evaluation yet; let the run go on to its first one")
     config, model = checkpoint["config"], text_model.model
-    meta, train, val, n_evaluated = read_text(run, checkpoint)
+    meta, train, val, n_evaluated = run_tokens(run, checkpoint)
     evaluated = val[: n_evaluated + 1]
     sample_tokens, sample, positions = measure_losses(model, train, evaluated)
     # train.py has measured it on all windows, unless it was stopped between two evaluations.
@@ -91,8 +91,8 @@ def measure(run, text_model, checkpoint) -> Measurements:
         epochs=seen / meta["train"]["tokens"],
         tokens_per_parameter=seen / n_parameters,
         val_loss=val_loss,
-        bits_per_byte=bits / n_bytes,
-        bits_per_character=bits / n_characters,
+        nats_to_bits_per_byte=bits / n_bytes,
+        nats_to_bits_per_character=bits / n_characters,
         sample_tokens=sample_tokens,
         sample=sample,
         baselines=baselines,
@@ -106,10 +106,10 @@ def measure(run, text_model, checkpoint) -> Measurements:
     )
 
 
-# --- the text of a run
+# --- the tokens of a run
 
 
-def read_text(run, checkpoint):
+def run_tokens(run, checkpoint):
     """(meta, the ids of the training split, those of the validation split, how many of these train.py evaluates).
 
     Of a long split only the beginning is read. Raises UserError if the run has learned from other tokens.

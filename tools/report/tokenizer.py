@@ -10,7 +10,7 @@ from lib.text.corpus import Corpus
 from lib.tokens.tokenizer import encode_texts, is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
 from train_tokenizer import learn, new_tokenizer, sample_corpus
 
-KINDS = {  # of text, to see what a tokenizer was made for
+EXAMPLES = {  # of kinds of text, to see what a tokenizer was made for
     "modern Chinese": "今天下午我们在公园里散步，天气很好，孩子们一边跑一边笑。",
     "traditional Chinese": "今天下午我們在公園裡散步，天氣很好，孩子們一邊跑一邊笑。",
     "classical Chinese": "春雨初晴，童子携酒登楼，望江上归帆，不觉日暮。",
@@ -21,7 +21,25 @@ KINDS = {  # of text, to see what a tokenizer was made for
 }
 
 
-def measure_tokenizer(config) -> dict:
+@dataclasses.dataclass
+class TokenizerMeasurements:
+    """Tokens are bytes, but for the Chinese ones, which are texts."""
+
+    name: str
+    vocab_size: int
+    characters_per_token: float  # of the held-out text, as all below but `kinds`
+    bytes_per_token: float
+    n_partial: int  # tokens that are a part of a character
+    partial_share: float  # of the text's tokens that are such
+    chinese: list  # the Chinese tokens, the longest first
+    n_broken: int  # Chinese characters that are several tokens
+    broken: list  # [(such a character, its tokens)], a dozen of them
+    kinds: list  # [(kind of text, characters per token, tokens of an example)]
+    passage: list  # [(id, token)]
+    sizes: list  # see compare_sizes
+
+
+def measure_tokenizer(config) -> TokenizerMeasurements:
     """Everything that is measured of a tokenizer, for the page and for the terminal."""
     tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir / "tokenizer.json")
     sample, held_out = sample_corpus(Corpus(config))
@@ -30,29 +48,25 @@ def measure_tokenizer(config) -> dict:
     n_tokens = max(1, counts.sum())  # A damaged tokenizer may give none.
     names = [readable(piece) for piece in pieces]
     partial = np.array([name.startswith("<0x") for name in names])
-    chinese = [name for name in names if is_chinese(name)]
 
     def split(text):
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    rare = sorted({c for text in held_out for c in text if is_chinese(c) and len(split(c)) > 1})
-    return {
-        "name": f"{config.tokens_dir.parent.name}/{config.tokens_dir.name}",
-        "config": config,
-        "vocab_size": len(pieces),
-        "characters_per_token": sum(map(len, held_out)) / n_tokens,
-        "bytes_per_token": sum(len(text.encode()) for text in held_out) / n_tokens,
-        "partial": int(partial.sum()),
-        "partial_share": counts[partial].sum() / n_tokens,
-        "chinese": len(chinese),
-        "longer": sum(len(name) > 1 for name in chinese),
-        "longest": sorted(chinese, key=len, reverse=True)[:48],
-        "rare": len(rare),
-        "rare_split": [(c, [pieces[i] for i in split(c)]) for c in rare[:: max(1, len(rare) // 12)][:12]],
-        "kinds": [(k, len(t) / max(1, len(split(t))), [pieces[i] for i in split(t)]) for k, t in KINDS.items()],
-        "passage": [(i, pieces[i]) for i in split("".join(held_out)[:400])],
-        "sizes": [] if config.init_from else compare_sizes(config, sample, held_out),
-    }
+    broken = sorted({c for text in held_out for c in text if is_chinese(c) and len(split(c)) > 1})
+    return TokenizerMeasurements(
+        name=f"{config.tokens_dir.parent.name}/{config.tokens_dir.name}",
+        vocab_size=len(pieces),
+        characters_per_token=sum(map(len, held_out)) / n_tokens,
+        bytes_per_token=sum(len(text.encode()) for text in held_out) / n_tokens,
+        n_partial=int(partial.sum()),
+        partial_share=counts[partial].sum() / n_tokens,
+        chinese=sorted(filter(is_chinese, names), key=len, reverse=True),
+        n_broken=len(broken),
+        broken=[(c, [pieces[i] for i in split(c)]) for c in broken[:: max(1, len(broken) // 12)][:12]],
+        kinds=[(k, len(t) / max(1, len(split(t))), [pieces[i] for i in split(t)]) for k, t in EXAMPLES.items()],
+        passage=[(i, pieces[i]) for i in split("".join(held_out)[:400])],
+        sizes=[] if config.init_from else compare_sizes(config, sample, held_out),
+    )
 
 
 def token_counts(tokenizer, texts):
