@@ -1,6 +1,7 @@
 """The arrows of the imports point one way: tools to scripts to lib/ to config. Read from the files, not imported."""
 
 import ast
+import collections
 import graphlib
 import sys
 from pathlib import Path
@@ -40,6 +41,12 @@ def test_the_top_level_holds_the_six_scripts():
     assert files("").keys() == NAMES
 
 
+def test_lib_has_four_rooms_and_a_few_files_beside_them():
+    rooms = {"text", "tokens", "run", "machine"}
+    beside = {"errors", "storage", "other_names", "generation", "qwen3"}
+    assert {name.split(".")[1] for name in OURS if name.startswith("lib.")} == rooms | beside
+
+
 def test_every_arrow_points_one_way():
     for name, targets in GRAPH.items():
         for target in targets:
@@ -58,6 +65,24 @@ def test_every_arrow_points_one_way():
 
 def test_there_are_no_circles():
     graphlib.TopologicalSorter(GRAPH).prepare()  # CycleError names one
+
+
+def test_what_must_come_first_is_imported_first():
+    for name in (NAMES - {"model"}) | {"tools"}:  # python -m tools.bench imports tools before it
+        tree = ast.parse(OURS[name].read_text(encoding="utf-8"))
+        first = next(node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+        assert ast.unparse(first) == "import lib.machine.startup", name
+
+
+def test_a_constant_has_a_name_of_its_own():
+    places = collections.defaultdict(set)
+    for name, path in OURS.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for target in ast.walk(node) if isinstance(node, ast.Assign) else ():
+                if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store) and target.id.isupper():
+                    places[target.id.lstrip("_")].add(name)
+    assert len(places) > 50
+    assert {constant: where for constant, where in places.items() if len(where) > 1} == {}
 
 
 def test_the_model_needs_torch_alone():
