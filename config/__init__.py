@@ -23,8 +23,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def _setting(group, default, help, low=None, high=2**31 - 1, choices=()):
-    metadata = {"group": group, "help": help, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
+    about = {"group": group, "help": help, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
 
 
 GROUPS = ("corpus and tokenizer", "model", "training", "watching and saving", "machine")
@@ -157,6 +157,7 @@ def out_dir() -> Path:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# What comes after the text and its tokens: train_tokenizer.py and prepare.py take these flags, but do not use them.
 TRAINING_KEYS = [key for key, field in FIELDS.items() if field.metadata["group"] != GROUPS[0]]
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 _KIND = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
@@ -170,9 +171,8 @@ _SYNONYMS = {
 def load_config(argv, parser):
     """Read `[config/FILE.py] [--key=value | --key value | --flag ...]`.
 
-    argv: the words of the command line, sys.argv[1:] if None.
-    parser: a lib.errors.ArgumentParser, with the script's own flags if it has any. A mistake ends in its `error`, with
-    one line that names the key and the file or flag it came from.
+    argv: the words of the command line, sys.argv[1:] if None. parser: a lib.errors.ArgumentParser, which may have flags
+    of the script's own. A mistake ends in its `error`, with one line that names the key and where it was set.
     Returns (Config, args): args has the script's own flags, `argv`, and `given`, {key: where it was set}.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -228,10 +228,9 @@ def _add_flags(parser):
 
 def _literal(text):
     """The number that the text of a flag stands for. The text itself if it stands for none: Config refuses it."""
-    try:
+    with contextlib.suppress(*_NO_LITERAL):
         return ast.literal_eval(text.strip())
-    except _NO_LITERAL:
-        return text
+    return text
 
 
 def _convert(key, value):
@@ -241,9 +240,8 @@ def _convert(key, value):
         return _SYNONYMS[key].get(str(value).lower(), value)
     if kind is bool and isinstance(value, str):
         return _BOOLEANS.get(value.strip().lower(), value)
-    if key in ("corpus", "val_corpus", "init_from") and isinstance(value, str):
-        # A shell does not expand the ~ in --corpus=~/book.txt.
-        return str(Path(value).expanduser()) if value.startswith("~/") else value
+    if key in ("corpus", "val_corpus", "init_from") and str(value).startswith("~/"):
+        return str(Path(value).expanduser())  # A shell does not expand it in --corpus=~/book.txt.
     if kind is float and type(value) is int and abs(value) < 1e300:
         return float(value)
     return int(value) if kind is int and type(value) is float and value.is_integer() else value
@@ -264,8 +262,8 @@ def _read_file(name, parser):
     try:
         tree = ast.parse(_decode(path.read_bytes()))
     except _NO_LITERAL as error:
-        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        parser.error(f"{path}{line}: not a config file: it must hold `name = value` lines only")
+        line = getattr(error, "lineno", None) or 1
+        parser.error(f"{path} line {line}: not a config file: it must hold `name = value` lines only")
     for node in tree.body:
         where = f"{path} line {node.lineno}"
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -297,6 +295,6 @@ def _decode(data):
     """The text of a config file. Windows saves UTF-8 with a mark, UTF-16, or what is usual in the country."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
-    for encoding in ("utf-8-sig", locale.getencoding(), "gb18030", "latin-1"):
+    for encoding in ("utf-8-sig", locale.getencoding(), "gb18030", "latin-1"):  # The last one knows every byte.
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding)

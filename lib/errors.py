@@ -20,10 +20,11 @@ class UserError(Exception):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line; exit code 2, as for any usage error."""
 
-    def __init__(self, **kwargs):
-        started = sys.modules["__main__"].__spec__  # the module that python -m has started, None for a script
-        kwargs = {"prog": f"python -m {started.name.removesuffix('.__main__')}" if started else None, **kwargs}
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    def __init__(self, prog=None, **kwargs):
+        module = sys.modules["__main__"].__spec__  # what python -m has started, None for a script
+        if module and not prog:
+            prog = f"python -m {module.name.removesuffix('.__main__')}"
+        super().__init__(prog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
