@@ -43,6 +43,17 @@ def test_a_folder_of_the_same_name_hides_no_run(run, home, monkeypatch, fails, s
     assert "other has no " in fails(script.main, ["other", *more])
 
 
+def test_a_mistake_names_the_help_of_what_was_started():
+    for words, name in (
+        (["plot_loss.py"], "plot_loss.py"),
+        (["-m", "tools.lab.experiments"], "python -m tools.lab.experiments"),
+    ):
+        found = subprocess.run(
+            [sys.executable, *words, "--nonsense"], cwd=SCRIPTS, capture_output=True, encoding="utf-8"
+        )
+        assert found.stderr == f"error: unknown flag --nonsense (see {name} --help)\n"
+
+
 def test_a_value_that_begins_with_a_dash_says_how_it_is_written(run, fails, capsys):
     assert "as in --prompt=-1" in fails(sample.main, ["run", "--prompt", "-老周说"], code=2)
     assert "unknown flag -abc; a value is --prompt=-abc" in fails(sample.main, ["run", "--prompt", "-abc"], code=2)

@@ -1,6 +1,6 @@
 import pytest
 
-from config import FIELDS, Config, load_config
+from config import FIELDS, GROUPS, Config, load_config
 from lib.errors import ArgumentParser
 from tests.conftest import SCRIPTS
 
@@ -221,11 +221,14 @@ def test_every_key_is_typed_and_explained():
         assert field.type in (int, float, str, bool) and len(field.metadata["help"]) > 5
 
 
-def test_help_lists_every_key_with_its_default(capsys):
+def test_help_lists_every_key_with_its_default_in_groups(capsys):
     with pytest.raises(SystemExit) as exit:
         load("--help")
     assert exit.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    headings = [out.index(f"\n{group}:\n") for group in GROUPS]
+    assert headings == sorted(headings) and headings[1] < out.index("\n  --n_layer ") < headings[2]
+    text = " ".join(out.split())
     assert all(f"--{name}" in text and f"[{field.default}]" in text for name, field in FIELDS.items())
 
 

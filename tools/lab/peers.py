@@ -34,6 +34,12 @@ from tools.lab.busy import train_speeds
 
 N_TOKENS = 200
 STEPS = 40
+OURS = {
+    "ours": ["--dtype=auto", "--compile=off"],
+    "ours, compiled": ["--dtype=auto", "--compile=on"],
+    "ours, float32": ["--dtype=float32", "--compile=off"],
+    "ours, float32, compiled": ["--dtype=float32", "--compile=on"],
+}
 
 
 def nanogpt_train_speed(folder, config, vocab_size):
@@ -127,15 +133,11 @@ def main(argv=None):
     for path, flags in (("config/small.py", ["--batch_size=8"]), ("config/tiny.py", [])):
         config, _ = load_config([path, *flags], ArgumentParser())
         vocab_size = read_meta(config.tokens_dir)["vocab_size"]
-        precisions = {"ours": "auto", "ours, float32": "float32"}
-        rounds = {"nanoGPT": []} | {f"{name}{how}": [] for name in precisions for how in ("", ", compiled")}
+        rounds = {name: [] for name in ("nanoGPT", *OURS)}
         for _ in range(args.rounds):
             rounds["nanoGPT"].append(nanogpt_train_speed(args.nanogpt.resolve(), config, vocab_size))
-            for name, dtype in precisions.items():
-                own = [path, *flags, f"--dtype={dtype}"]
-                for how, mode in (("", "off"), (", compiled", "on")):
-                    speeds = train_speeds([*own, f"--compile={mode}"], STEPS, {})
-                    rounds[f"{name}{how}"].append(statistics.median(speeds))
+            for name, how in OURS.items():
+                rounds[name].append(statistics.median(train_speeds([path, *flags, *how], STEPS, {})))
         speeds = {name: statistics.median(of_rounds) for name, of_rounds in rounds.items()}
         results[path] = show(f"training, {' '.join([path, *flags])}", speeds)
     config, _ = load_config(["config/small.py"], ArgumentParser())
