@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from config import TRAINING_KEYS, load_config, say_unused
@@ -25,7 +24,16 @@ from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.storage import atomic_write, flush_to_disk, lock_folder
 from lib.text.corpus import Corpus
 from lib.tokens.prepared import say_what_is_replaced
-from lib.tokens.tokenizer import SPECIAL_TOKENS, encode_texts, is_chinese, parse_tokenizer, readable, token_bytes
+from lib.tokens.tokenizer import (
+    SPECIAL_TOKENS,
+    count_tokens,
+    encode_texts,
+    is_chinese,
+    parse_tokenizer,
+    readable,
+    text_or_bytes,
+    token_bytes,
+)
 
 SAMPLE_BYTES = 8_000_000  # enough, see docs/EXPERIMENTS.md
 HELD_OUT_CHARACTERS = 500_000
@@ -61,7 +69,7 @@ def sample_corpus(corpus):
     share = SAMPLE_BYTES / corpus.train_bytes
     chance = random.Random(0)
     sample, held_out, characters = [], [], 0
-    for split, text, _ in corpus.split():
+    for split, text, _ in corpus.train_and_val():
         if split == "train":
             if chance.random() < share:
                 sample.append(text)
@@ -105,7 +113,10 @@ def save(tokenizer, folder, counts):
     model = json.loads(text)["model"]
     merges = "#version: 0.2\n" + "".join(f"{first} {second}\n" for first, second in model["merges"])
     vocab = json.dumps(model["vocab"], ensure_ascii=False)
-    names = [*SPECIAL_TOKENS, *map(as_literal, token_bytes(tokenizer)[len(SPECIAL_TOKENS) :])]
+    # As Python writes texts and bytes: so nothing in a token ends a line or a column, blanks can be seen, and no
+    # spreadsheet takes it for a number or a formula.
+    literals = [repr(text_or_bytes(piece)) for piece in token_bytes(tokenizer)[len(SPECIAL_TOKENS) :]]
+    names = [*SPECIAL_TOKENS, *literals]
     rows = ["id\ttoken\tcount", *(f"{i}\t{name}\t{n}" for i, (name, n) in enumerate(zip(names, counts, strict=True)))]
     files = {"tokenizer.json": text, "merges.txt": merges, "vocab.json": vocab, "vocab.txt": "\n".join(rows) + "\n"}
     with contextlib.ExitStack() as stack:  # On a full disk none of them is replaced.
@@ -115,25 +126,12 @@ def save(tokenizer, folder, counts):
             flush_to_disk(file)
 
 
-def as_literal(piece) -> str:
-    """A token as Python writes it: a text, or bytes if they are only a part of a character.
-
-    So nothing in it ends a line or a column, blanks can be seen, and no spreadsheet takes it for a number or a formula.
-    """
-    try:
-        return repr(piece.decode())
-    except UnicodeDecodeError:
-        return repr(piece)
-
-
-def count_tokens(tokenizer, texts):
-    """How often each token occurs in a list of texts, (vocab_size,). Each text must come back unchanged."""
-    counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+def encoded(tokenizer, texts):
+    """Yield the token ids of each text in a list. Each text must come back unchanged."""
     for text, ids in zip(texts, encode_texts(tokenizer, texts), strict=True):
-        np.add.at(counts, ids, 1)
         if tokenizer.decode(ids) != text:
             raise UserError(f"round trip failed on {text[:40]!r}; the tokenizer was not saved")
-    return counts
+        yield ids
 
 
 def report(tokenizer, vocab_size, sample, counts, held_out):
@@ -145,7 +143,7 @@ def report(tokenizer, vocab_size, sample, counts, held_out):
             f"warning: the text fills only {learned:,} of the {vocab_size:,} tokens asked for (no other pair is seen"
             " often enough); the model will use that number",
         )
-    held_out_counts = count_tokens(tokenizer, held_out)
+    held_out_counts = count_tokens(encoded(tokenizer, held_out), learned)
     for name, texts, n in (("held-out text", held_out, held_out_counts), ("training text", sample, counts)):
         tokens = n.sum() or 1
         characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
@@ -183,7 +181,7 @@ def main(argv=None):
         tokenizer = new_tokenizer()
         learn(tokenizer, sample, config)
         tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
-        counts = count_tokens(tokenizer, sample)
+        counts = count_tokens(encoded(tokenizer, sample), tokenizer.get_vocab_size())
         report(tokenizer, config.vocab_size, sample, counts, held_out)
         save(tokenizer, config.tokens_dir, counts)
     print(f"\nsaved {config.tokens_dir / 'tokenizer.json'} in {time.time() - start:.0f} s")

@@ -10,12 +10,12 @@ from lib.storage import read_text
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BOS, EOS = 1, 2  # their ids are their places in that list
-HINT = "run train_tokenizer.py (with init_from, prepare.py) with the same config"
+RUN_TOKENIZER = "run train_tokenizer.py (with init_from, prepare.py) with the same config"
 
 
 def read_tokenizer(folder) -> str:
     """The text of tokenizer.json, which is stored and compared as it is."""
-    return read_text(folder / "tokenizer.json", HINT)
+    return read_text(folder / "tokenizer.json", RUN_TOKENIZER)
 
 
 def parse_tokenizer(text, where) -> Tokenizer:
@@ -31,7 +31,7 @@ def parse_tokenizer(text, where) -> Tokenizer:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the library is no Exception
-        raise UserError(f"{where}: not a byte-level BPE tokenizer ({error}); {HINT}") from None
+        raise UserError(f"{where}: not a byte-level BPE tokenizer ({error}); {RUN_TOKENIZER}") from None
     # A corpus may contain the text "<eos>", which must stay text. tokenizer.json does not keep this setting.
     tokenizer.encode_special_tokens = True
     return tokenizer
@@ -52,6 +52,14 @@ def encode_texts(tokenizer, texts):
     for first in range(0, len(texts), 1000):  # An encoding is many times as large as its text.
         for encoding in tokenizer.encode_batch_fast(texts[first : first + 1000], add_special_tokens=False):
             yield encoding.ids
+
+
+def count_tokens(encoded, vocab_size):
+    """How often each token occurs, (vocab_size,). encoded: the token ids of each of many texts."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for ids in encoded:
+        np.add.at(counts, ids, 1)
+    return counts
 
 
 def token_bytes(tokenizer) -> list[bytes]:
@@ -83,12 +91,18 @@ def token_lengths(tokenizer):
     return np.array([len(piece) for piece in pieces]), np.array(characters)
 
 
-def readable(piece) -> str:
-    """The bytes of a token as text, or as hexadecimal numbers if they are only a part of a character."""
+def text_or_bytes(piece) -> str | bytes:
+    """The bytes of a token as text, or as they are if they are only a part of a character."""
     try:
         return piece.decode()
     except UnicodeDecodeError:
-        return f"<0x{piece.hex()}>"
+        return piece
+
+
+def readable(piece) -> str:
+    """The bytes of a token as text, or as hexadecimal numbers if they are only a part of a character."""
+    shown = text_or_bytes(piece)
+    return shown if isinstance(shown, str) else f"<0x{piece.hex()}>"
 
 
 def is_chinese(text) -> bool:

@@ -21,6 +21,7 @@ from lib.machine.device import set_up
 from lib.machine.terminal import format_number, format_time, one_line
 from lib.run.runs import Run, add_run_argument, smooth
 from lib.storage import write_text
+from lib.tokens.tokenizer import text_or_bytes
 from sample import load_model
 from tools.report.charts import chart
 from tools.report.measures import CONTINUATIONS, measure_run
@@ -119,10 +120,10 @@ def report_tokenizer(config, out) -> Path:
 
 def show(piece, name="") -> dict:
     """A token: its text, or the bytes of a part of a character, or its name if it stands for no text."""
-    try:
-        return {"text": piece.decode().replace("\n", "↵\n") or name, "special": not piece}
-    except UnicodeDecodeError:
+    shown = text_or_bytes(piece)
+    if isinstance(shown, bytes):
         return {"text": piece.hex(" "), "special": True}
+    return {"text": shown.replace("\n", "↵\n") or name, "special": not piece}
 
 
 @reports_errors

@@ -7,7 +7,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lib.text.corpus import Corpus
-from lib.tokens.tokenizer import encode_texts, is_chinese, parse_tokenizer, read_tokenizer, readable, token_bytes
+from lib.tokens.tokenizer import (
+    count_tokens,
+    encode_texts,
+    is_chinese,
+    parse_tokenizer,
+    read_tokenizer,
+    readable,
+    token_bytes,
+)
 from train_tokenizer import learn, new_tokenizer, sample_corpus
 
 EXAMPLES = {  # of kinds of text, to see what a tokenizer was made for
@@ -44,7 +52,7 @@ def measure_tokenizer(config) -> TokenizerMeasurements:
     tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir / "tokenizer.json")
     sample, held_out = sample_corpus(Corpus(config))
     pieces = token_bytes(tokenizer)
-    counts = token_counts(tokenizer, held_out)
+    counts = count_tokens(encode_texts(tokenizer, held_out), len(pieces))
     n_tokens = max(1, counts.sum())  # A damaged tokenizer may give none.
     names = [readable(piece) for piece in pieces]
     partial = np.array([name.startswith("<0x") for name in names])
@@ -69,14 +77,6 @@ def measure_tokenizer(config) -> TokenizerMeasurements:
     )
 
 
-def token_counts(tokenizer, texts):
-    """How often each token occurs in a list of texts."""
-    counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    for ids in encode_texts(tokenizer, texts):
-        np.add.at(counts, ids, 1)
-    return counts
-
-
 def compare_sizes(config, sample, held_out) -> list[tuple]:
     """What a quarter, half, twice and four times the vocabulary would give.
 
@@ -90,8 +90,8 @@ def compare_sizes(config, sample, held_out) -> list[tuple]:
     sizes = (config.vocab_size * quarters // 4 for quarters in (1, 2, 4, 8, 16))
     for size in sorted({min(size, largest.get_vocab_size()) for size in sizes if size >= 300}):
         tokenizer = smaller(largest, size)
-        ratio = characters / max(1, token_counts(tokenizer, held_out).sum())
-        rare = float((token_counts(tokenizer, sample) < 20).mean())
+        ratio = characters / max(1, count_tokens(encode_texts(tokenizer, held_out), size).sum())
+        rare = float((count_tokens(encode_texts(tokenizer, sample), size) < 20).mean())
         rows.append((size, ratio, ratio * config.block_size, size * config.n_embd, rare))
     return rows
 
