@@ -5,7 +5,7 @@
 Reads   data/<dataset>/corpus.* (or --corpus), data/<dataset>/bpe<vocab_size>/tokenizer.json (or init_from's)
 Writes  data/<dataset>/bpe<vocab_size>/train.bin, val.bin (little-endian ids, nothing else) and meta.json
 
-With --shard=3/16 it does the third of sixteen equal parts of the corpus, and writes train_0002.bin and so on:
+With --shard=3/16 it does a sixteenth of the files of the corpus, the third, and writes train_0002.bin and so on:
 sixteen jobs, on as many machines as there are, prepare a corpus together. train.py reads all shards as one.
 """
 
@@ -24,26 +24,20 @@ from tqdm import tqdm
 from config import TRAINING_KEYS, load_config, say_unused
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.machine.terminal import first_few
-from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256, write_json, write_text
+from lib.storage import atomic_write, flush_to_disk, lock_folder, sha256
 from lib.text.corpus import Corpus
-from lib.tokens.prepared import (
-    describe_text,
-    entropy,
-    missing_shards,
-    parse_shard,
-    remove_other_divisions,
-    shard_suffix,
-)
+from lib.tokens.prepared import describe_text, entropy, parse_shard, publish, shard_suffix
 from lib.tokens.tokenizer import BOS, EOS, parse_tokenizer, read_tokenizer, special_ids
 
 BATCH = 1 << 20  # characters encoded at a time, on all cores
 
 
-class Split:
+class TokenFile:
     """One .bin file as it grows, and what is counted on the way."""
 
-    def __init__(self, file, dtype, vocab_size):
-        self.file, self.dtype, self.vocab_size = file, dtype, vocab_size
+    def __init__(self, file, vocab_size):
+        self.file, self.vocab_size = file, vocab_size
+        self.dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         self.hash = hashlib.sha256()
         self.counts = np.zeros(vocab_size, dtype=np.int64)
         self.documents = self.characters = self.bytes = 0
@@ -67,28 +61,28 @@ class Split:
         }
 
 
-def encode(corpus, tokenizer, splits, bos=BOS, eos=EOS):
-    """Write every document as <bos> … <eos> into its split; a model may know no <bos>."""
+def encode(corpus, tokenizer, files, bos=BOS, eos=EOS):
+    """Write every document as <bos> … <eos> into files["train"] or files["val"]; a model may know no <bos>."""
     document_in = None  # the split of the document that is not closed yet
     total = corpus.characters + (corpus.val.characters if corpus.val else 0)
     progress = tqdm(total=total, unit="char", unit_scale=True, desc="encoding", disable=None)
-    for batch in batches(corpus.split()):
+    for batch in batches(corpus.train_and_val()):
         encoded = tokenizer.encode_batch_fast([text for _, text, _ in batch], add_special_tokens=False)
-        ids = {name: [] for name in splits}
-        for (name, text, is_new), encoding in zip(batch, encoded, strict=True):
+        ids = {split: [] for split in files}
+        for (split, text, is_new), encoding in zip(batch, encoded, strict=True):
             if is_new:
                 if document_in:
                     ids[document_in].append(eos)
-                ids[name].extend([] if bos is None else [bos])
-                document_in = name
-                splits[name].documents += 1
-            ids[name].extend(encoding.ids)
-            splits[name].characters += len(text)
-            splits[name].bytes += len(text.encode())
+                ids[split].extend([] if bos is None else [bos])
+                document_in = split
+                files[split].documents += 1
+            ids[split].extend(encoding.ids)
+            files[split].characters += len(text)
+            files[split].bytes += len(text.encode())
             progress.update(len(text))
-        for name, split in splits.items():
-            split.write(ids[name])
-    splits[document_in].write([eos])
+        for split, file in files.items():
+            file.write(ids[split])
+    files[document_in].write([eos])
     progress.close()
 
 
@@ -103,6 +97,28 @@ def batches(pieces):
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def describe(corpus, files, tokenizer_json, shard) -> dict:
+    """What meta.json says of the tokens in two files. Raises UserError if one is empty."""
+    if not all(file.documents for file in files.values()):
+        raise UserError(
+            f"{corpus.characters:,} characters are too few for training and validation;"
+            f" use {'more text' if shard == '1/1' else 'fewer shards'}, or a larger val_fraction"
+        )
+    train = files["train"]
+    meta = {
+        "dtype": train.dtype,
+        "vocab_size": train.vocab_size,
+        "tokenizer_sha256": sha256(tokenizer_json),
+        "unigram_entropy": entropy(train.counts),
+        **{split: file.summary() for split, file in files.items()},
+        **describe_text(corpus),
+    }
+    if shard != "1/1":  # The counts are for the unigram entropy of all shards together.
+        meta |= {"shard": shard, "corpus_bytes": sum(corpus.sizes.values()), "corpus_files": len(corpus.sizes)}
+        meta["counts"] = " ".join(map(str, train.counts))
+    return meta
 
 
 def report(meta):
@@ -126,7 +142,7 @@ def main(argv=None):
     config, args = load_config(argv, parser)
     say_unused(args, ["min_frequency", *TRAINING_KEYS])
     try:
-        k, n = parse_shard(args.shard)
+        shard = parse_shard(args.shard)
     except ValueError as error:
         parser.error(f"--shard: {error}")
     start = time.time()
@@ -134,47 +150,23 @@ def main(argv=None):
         from lib import qwen3  # It imports torch, which takes a second that few runs need.
 
         config = qwen3.with_shape_of_init(config, args.given)
-    folder, suffix = config.tokens_dir, shard_suffix(k, n)
-    tokenizer_file = folder / "tokenizer.json"
-    tokenizer_json = qwen3.read_tokenizer(config.init_from) if config.init_from else read_tokenizer(folder)
-    tokenizer = parse_tokenizer(tokenizer_json, tokenizer_file)
-    bos, eos = special_ids(tokenizer, config, tokenizer_file)
-    vocab_size = tokenizer.get_vocab_size()
-    dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-    corpus = Corpus(config, (k, n))
+    folder, suffix = config.tokens_dir, shard_suffix(*shard)
+    brought = qwen3.read_tokenizer(config.init_from) if config.init_from else ""  # It is put beside its tokens.
+    tokenizer_json = brought or read_tokenizer(folder)
+    tokenizer = parse_tokenizer(tokenizer_json, folder / "tokenizer.json")
+    bos, eos = special_ids(tokenizer, config, folder / "tokenizer.json")
+    corpus = Corpus(config, shard)
     corpus.describe()
 
-    with lock_folder(folder, f".lock{suffix}"), contextlib.ExitStack() as publishing:
-        with atomic_write(folder / f"train{suffix}.bin") as train, atomic_write(folder / f"val{suffix}.bin") as val:
-            splits = {"train": Split(train, dtype, vocab_size), "val": Split(val, dtype, vocab_size)}
-            encode(corpus, tokenizer, splits, bos, eos)
-            if not all(split.documents for split in splits.values()):
-                raise UserError(
-                    f"{corpus.characters:,} characters are too few for training and validation;"
-                    f" use {'fewer shards' if suffix else 'more text'}, or a larger val_fraction"
-                )
-            for file in (train, val):
-                flush_to_disk(file)  # A full disk must show while the old files are still there.
-            # From here on one shard at a time, because each removes what does not belong to its division.
-            publishing.enter_context(lock_folder(folder, ".lock_all", wait=True))
-            if config.init_from:  # Its tokenizer stands beside its tokens.
-                write_text(tokenizer_file, tokenizer_json)
-            # Until the new meta file is there, the shard, or the folder, counts as not prepared.
-            (folder / f"meta{suffix}.json").unlink(missing_ok=True)
-        meta = {
-            "dtype": dtype,
-            "vocab_size": vocab_size,
-            "tokenizer_sha256": sha256(tokenizer_json),
-            "unigram_entropy": entropy(splits["train"].counts),
-            **{name: split.summary() for name, split in splits.items()},
-            **describe_text(corpus),
-        }
-        if suffix:
-            counts = " ".join(map(str, splits["train"].counts))  # for the unigram entropy of all shards together
-            meta |= {"shard": args.shard, "corpus_bytes": corpus.file_bytes, "counts": counts}
-        write_json(folder / f"meta{suffix}.json", meta, indent=1)
-        remove_other_divisions(folder, n)
-        missing = missing_shards(folder, n)
+    with lock_folder(folder, f".lock{suffix}"), contextlib.ExitStack() as bins:
+        paths = {split: folder / f"{split}{suffix}.bin" for split in ("train", "val")}
+        opened = {split: bins.enter_context(atomic_write(path)) for split, path in paths.items()}
+        files = {split: TokenFile(file, tokenizer.get_vocab_size()) for split, file in opened.items()}
+        encode(corpus, tokenizer, files, bos, eos)
+        meta = describe(corpus, files, tokenizer_json, args.shard)
+        for file in opened.values():
+            flush_to_disk(file)  # A full disk must show while the old files are still there.
+        missing = publish(folder, shard, bins, meta, brought)
 
     report(meta)
     print(f"saved {f'shard {args.shard} in ' if suffix else ''}{folder} in {time.time() - start:.0f} s")

@@ -28,7 +28,7 @@ from lib.machine.device import pick_device
 from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
 from lib.run.runs import BEST, LATEST, add_run_argument, find_run
 from lib.storage import atomic_write, is_number
-from lib.text.encoding import decode
+from lib.text.decoding import decode
 from lib.tokens.tokenizer import parse_tokenizer
 from model import GPT
 

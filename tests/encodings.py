@@ -14,8 +14,8 @@ import random
 import re
 import unicodedata
 
+from lib.text.decoding import SAMPLE
 from lib.text.encoding import guess
-from lib.text.files import SAMPLE
 
 SIMPLIFIED = """\
 清晨，老渔夫在码头慢慢地修一把旧椅子。邻居问他：“您今年多大岁数了？”他笑着说：“记不清了，只记得那年下了很大的雪。”

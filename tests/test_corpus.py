@@ -1,12 +1,17 @@
 import json
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config import Config
 from lib.errors import UserError
 from lib.text.corpus import Corpus
-from lib.text.files import PIECE
+from lib.text.decoding import PIECE
+from lib.text.documents import TextFile, compile_separator, read_documents
 from tests.conftest import make_text
 
 CHINESE = "话说天下大势，分久必合，合久必分。\n周末七国分争，并入于秦。\n"
@@ -126,7 +131,7 @@ def damaged(encoding, n, where):
 @pytest.mark.parametrize("where", ["beginning", "all over", "end"])
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "big5hkscs"])
 def test_damage_is_counted_and_shown_wherever_it_lies(tmp_path, monkeypatch, capsys, encoding, where, wanted):
-    monkeypatch.setattr("lib.text.files.PIECE", 1000)
+    monkeypatch.setattr("lib.text.decoding.PIECE", 1000)
     path = tmp_path / "novel.txt"
     wanted = encoding if wanted == "named" else "auto"
     if encoding == "big5hkscs":  # which has no simplified characters
@@ -303,7 +308,7 @@ def test_the_first_line_controls_no_terminal(tmp_path, capsys):
 )
 def test_documents_of_a_text(tmp_path, monkeypatch, split, text, expected, piece):
     """Also where a separator lies on the border of two pieces of the text."""
-    monkeypatch.setattr("lib.text.files.PIECE", piece)
+    monkeypatch.setattr("lib.text.decoding.PIECE", piece)
     path = tmp_path / "x.txt"
     path.write_text(text, encoding="utf-8")
     assert documents(read(path, split=split)) == expected
@@ -311,7 +316,7 @@ def test_documents_of_a_text(tmp_path, monkeypatch, split, text, expected, piece
 
 def test_documents_of_a_long_text(tmp_path, monkeypatch):
     """What is between two separators may be longer or shorter than what is read at a time."""
-    monkeypatch.setattr("lib.text.files.PIECE", 500)
+    monkeypatch.setattr("lib.text.decoding.PIECE", 500)
     monkeypatch.setattr("lib.text.documents.LONGEST_SEPARATOR", 64)
     texts = [" " * (i % 3) + make_text(1 + i * i % 40, i) for i in range(100)]
     path = tmp_path / "x.txt"
@@ -337,56 +342,27 @@ def test_a_split_that_is_no_regular_expression(tmp_path, split):
         read(tmp_path / "x.txt", split=split)
 
 
-@pytest.mark.parametrize("n", [2, 3, 7])
-@pytest.mark.parametrize(
-    ("name", "encoding", "values", "is_whole"),
-    [
-        ("x.txt", "utf-8", {"split": "line"}, True),
-        ("x.txt", "gb18030", {"split": "line"}, True),
-        ("x.txt", "big5", {"split": "line", "encoding": "big5"}, True),
-        ("x.txt", "utf-16-le", {"split": "line"}, True),
-        ("x.txt", "utf-8", {"split": "blank"}, False),
-        ("x.txt", "utf-8", {"split": "第"}, False),
-        ("list.json", "utf-8", {}, True),
-        ("pretty.json", "gb18030", {}, True),
-        ("list a record a line.json", "utf-8", {}, True),
-        ("several lines.jsonl", "utf-8", {"text_key": "b"}, True),
-        ("long first line.jsonl", "utf-8", {}, True),
-        ("chat.jsonl", "utf-8", {}, True),
-        ("strings.jsonl", "gb18030", {}, True),
-        ("other keys.jsonl", "utf-8", {"text_key": "a,b"}, True),
-    ],
-)
-def test_shards_together_hold_every_document_once(tmp_path, name, encoding, values, is_whole, n):
-    """A document of several lines in a text may be cut where a shard ends."""
-    texts = [f"{i}第一{'天下大事' * (i % 9)}\n\n" for i in range(80)]
-    texts[0] += "长" * 30_000 * name.startswith("long")
-    records = {
-        "list.json": lambda: json.dumps(texts, ensure_ascii=False),
-        "pretty.json": lambda: "\n".join(json.dumps({"text": t}, indent=1, ensure_ascii=False) for t in texts),
-        "list a record a line.json": lambda: "[" + ",\n".join(json.dumps({"text": t}) for t in texts) + "]",
-        "several lines.jsonl": lambda: "".join(f'{{"a": "x",\n"b": {json.dumps(t)}}}\n' for t in texts),
-        "long first line.jsonl": lambda: "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts),
-        "chat.jsonl": lambda: "\n".join(json.dumps({"messages": [{"content": t}]}) for t in texts),
-        "strings.jsonl": lambda: "\n".join(json.dumps(t, ensure_ascii=False) for t in texts),
-        "other keys.jsonl": lambda: "\n".join(json.dumps({"a": None, "b": t}) for t in texts),
-    }
-    path = tmp_path / name
-    path.write_bytes(records.get(name, lambda: "".join(texts))().encode(encoding))
-    whole, parts, n_empty = documents(read(path, **values)), [], 0
-    for k in range(1, n + 1):
-        try:
-            parts += documents(Corpus(Config(corpus=str(path), **values), (k, n)))
-        except UserError as error:
-            assert "holds no text" in str(error)
-            n_empty += 1
-    stays_in_one = encoding == "utf-16-le" or "list" in name or name in ("pretty.json", "several lines.jsonl")
-    assert (n_empty == n - 1) == stays_in_one
-    if is_whole:
-        assert parts == whole and len(whole) == 80
-    else:
-        assert "".join("".join(parts).split()) == "".join("".join(whole).split())
-        assert len(whole) <= len(parts) < len(whole) + n
+SEPARATORS = ["line", r"\n\s{0,6}\n", "[SEP]", r"-{3,6}\n", "^(?=第)", r"(?<=。\n)\s{0,6}", r"$\n", "x?", "^", r"\b"]
+WORDS = ["一", "第", "字字字", "x", "。\n", "\n", " ", "  \n", "---\n", "----", "[SEP]", "[CLS]"]
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=10).map("".join), st.sampled_from(SEPARATORS), st.integers(1, 30))
+def test_the_documents_are_those_of_the_whole_text(text, separator, size):
+    """Wherever it is cut into pieces. Blank ones are none."""
+    pattern = compile_separator(separator)
+    ends = [(match.start(), match.end()) for match in pattern.finditer(text)]
+    begins = [0, *(end for _, end in ends)]
+    whole = [text[i:j].lstrip("\n") for i, j in zip(begins, [*(start for start, _ in ends), len(text)], strict=True)]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("lib.text.decoding.PIECE", size)
+        patch.setattr("lib.text.documents.LONGEST_SEPARATOR", 12)
+        path = Path(folder, "x.txt")
+        path.write_text(text, encoding="utf-8", newline="")
+        found = []
+        for piece, is_new in read_documents(TextFile(path, 0, 0, "utf-8", ()), pattern, {}):
+            assert piece
+            found += [piece] if is_new else [found.pop() + piece]
+    assert found == [document for document in whole if document.strip()]
 
 
 # --- training and validation
@@ -394,7 +370,7 @@ def test_shards_together_hold_every_document_once(tmp_path, name, encoding, valu
 
 def split(c):
     parts = {"train": [], "val": []}
-    for name, text, is_new in c.split():
+    for name, text, is_new in c.train_and_val():
         if is_new:
             parts[name].append("")
         parts[name][-1] += text
@@ -404,7 +380,7 @@ def split(c):
 @pytest.mark.parametrize("piece", [200, 1 << 16])
 @pytest.mark.parametrize("documents", [1, 3, 200])
 def test_the_split_keeps_all_text_and_never_overlaps(tmp_path, monkeypatch, documents, piece):
-    monkeypatch.setattr("lib.text.documents.PIECE", piece)
+    monkeypatch.setattr("lib.text.pieces.PIECE", piece)
     texts = [make_text(600 // documents, seed) for seed in range(documents)]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
@@ -434,9 +410,12 @@ def test_a_text_for_validation_of_ones_own(tmp_path, capsys, inside, n):
     folder.mkdir()
     for i in range(4):
         (folder / f"{i}.txt").write_text(make_text(20, i), encoding="utf-8")
-    place = (folder if inside else tmp_path) / "val.jsonl"
+    place = (folder if inside else tmp_path) / "val"
+    place.mkdir()
     records = [make_text(2, 10 + i) for i in range(20)]
-    place.write_text("".join(json.dumps({"content": text}) + "\n" for text in records), encoding="utf-8")
+    for i in range(2):
+        lines = [json.dumps({"content": text}) + "\n" for text in records[10 * i : 10 * (i + 1)]]
+        (place / f"{i}.jsonl").write_text("".join(lines), encoding="utf-8")
     found = {"train": [], "val": []}
     for k in range(1, n + 1):
         c = Corpus(Config(corpus=str(folder), val_corpus=str(place)), (k, n))

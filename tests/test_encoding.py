@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.text.encoding import LATIN, MARK, OTHER_SCRIPTS, decode, guess
-from lib.text.files import Part, characters, find_encoding
+from lib.text.decoding import MARK, characters, decode, find_encoding
+from lib.text.encoding import LATIN, OTHER_SCRIPTS, guess
 from tests.encodings import CASES, ENGLISH, GREEK, JAPANESE, KOREAN, SIMPLIFIED, TRADITIONAL, count
 
 ONE_LINE = re.sub("[\n -~]", "", SIMPLIFIED)
@@ -282,8 +282,8 @@ def test_a_prompt_that_is_no_text_is_refused():
 def read(path, content):
     """(the text of a file, the notes about it)."""
     path.write_bytes(content)
-    part, notes = find_encoding(Part(path, 0, len(content)), "auto")
-    return "".join(characters(part)), notes
+    encoding, notes = find_encoding(path, "auto")
+    return "".join(characters(path, encoding)), notes
 
 
 def test_no_other_encoding_is_decoded_as_utf_8(tmp_path):

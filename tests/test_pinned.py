@@ -14,7 +14,12 @@ PINNED = {
     "train.bin": "47a0dce634cfb54d",
     "val.bin": "ee4b4441e8fbd5e1",
 }
-PINNED_SHARDS = {"train": "fab99a9c0862b972", "val": "9797fe2cd8b7833b"}
+PINNED_FILES = {"tokenizer.json": "4bdbc2d7700b0c41", "train.bin": "8537c78e06baecf1", "val.bin": "1d1026945f3520c9"}
+PINNED_SHARDS = [  # the same tokens as those of a corpus of two files alone
+    {"train": "d170b56956b2dc57", "val": "1584c49d3ec72dac"},
+    {"train": "d1cf187ff2f022ad", "val": "32d921a9316ef743"},
+    {"train": "82fc10cf26d686a0", "val": "daea63904184f91a"},
+]
 PINNED_RECORDS = {
     "tokenizer.json": "f3401ebeb03821a7",
     "train.bin": "57aa95aa71b0584f",
@@ -26,13 +31,22 @@ def digest(content):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def test_one_file_and_its_shards(book):
+def test_one_file(book):
     folder = book / "data" / "book" / "bpe400"
     assert {name: digest((folder / name).read_bytes()) for name in PINNED} == PINNED
-    for k in (1, 2, 3):
+
+
+def test_several_files_and_their_shards(home):
+    folder = home / "data" / "book"
+    (folder / "corpus").mkdir(parents=True)
+    for i, n_lines in enumerate((150, 40, 40, 170, 60, 140)):
+        (folder / "corpus" / f"{i}.txt").write_text(make_text(n_lines, seed=i), encoding="utf-8")
+    assert train_tokenizer.main(TINY) == 0 and prepare.main(TINY) == 0
+    folder /= "bpe400"
+    assert {name: digest((folder / name).read_bytes()) for name in PINNED_FILES} == PINNED_FILES
+    for k, pinned in enumerate(PINNED_SHARDS, 1):
         assert prepare.main([*TINY, f"--shard={k}/3"]) == 0
-    for split, pinned in PINNED_SHARDS.items():
-        assert digest(b"".join((folder / f"{split}_000{k}.bin").read_bytes() for k in range(3))) == pinned
+        assert {split: digest((folder / f"{split}_000{k - 1}.bin").read_bytes()) for split in pinned} == pinned
 
 
 def test_records_in_gb18030(home):

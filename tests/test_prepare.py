@@ -92,7 +92,7 @@ def test_a_failure_while_writing_leaves_the_old_files(book, monkeypatch):
     def broken(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare.Split, "summary", broken)
+    monkeypatch.setattr(prepare.TokenFile, "summary", broken)
     monkeypatch.setattr(prepare, "encode", broken)
     assert prepare.main(TINY) == 130
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

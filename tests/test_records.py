@@ -4,10 +4,13 @@ import csv
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config import Config
 from lib.errors import UserError
 from lib.text.corpus import Corpus
+from lib.text.records import read_values
 
 TEXTS = ["清晨，老渔夫在码头修椅子。\n邻居问他：", '他"笑"着说：{记不清了}。', "[雨后]，孩子们\\n跑到河边。"]
 
@@ -42,8 +45,32 @@ def lines(values):
 )
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_records_are_found_however_they_are_written(tmp_path, monkeypatch, suffix, write, record, piece):
-    monkeypatch.setattr("lib.text.files.PIECE", piece)
+    monkeypatch.setattr("lib.text.decoding.PIECE", piece)
     assert documents(tmp_path / f"x{suffix}", write([record(text) for text in TEXTS])) == TEXTS
+
+
+numbers = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
+leaves = st.none() | st.booleans() | numbers | st.text(st.sampled_from('字"\\\n[]{},: 1😀'))
+objects = st.recursive(leaves, lambda inner: st.dictionaries(st.text(max_size=2), inner | st.lists(inner, max_size=2)))
+
+
+@given(
+    st.lists(leaves | objects, max_size=6),
+    st.sampled_from([("", "\n", ""), ("", " , \n", "\n"), ("[", ",", "]"), ("[\n", ",\n", "\n]\n")]),
+    st.sampled_from([None, 1]),
+    st.integers(1, 60),
+)
+def test_the_values_are_those_of_the_whole_text(values, marks, indent, size):
+    """Wherever it is cut into pieces. Each is said to be in the line in which it begins."""
+    text, expected = marks[0], []
+    for i, value in enumerate(values):
+        text += marks[1] if i else ""
+        expected.append((value, f"x line {text.count(chr(10)) + 1}"))
+        text += json.dumps(value, indent=indent, ensure_ascii=False)
+    text += marks[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib.text.records.LONGEST_NUMBER", 30)
+        assert list(read_values([text[i : i + size] for i in range(0, len(text), size)], "x")) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,6 +129,7 @@ def test_half_characters_are_replaced_and_counted(tmp_path, capsys):
         ("{", "not JSON"),
         ('{"text": "x"', "not JSON"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"text": "x", "n": ' + "1" * 5000 + "}", "not JSON"),
         ('{"text": ' + "[" * 500 + "]" * 500 + "}", "not a text"),
         ("[3]\n", "not a record"),
         ('{"txt": "x", "id": 7}', "keys are txt, id.*--text_key"),
@@ -138,7 +166,7 @@ def test_what_cannot_be_read_names_its_keys(tmp_path, record, text_key, words):
 
 
 def test_the_line_of_a_bad_record_in_a_long_list(tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.text.files.PIECE", 100)
+    monkeypatch.setattr("lib.text.decoding.PIECE", 100)
     text = json.dumps([{"text": "字\n" * 300}] * 20, indent=0)
     with pytest.raises(UserError, match=r"line 63: not JSON"):  # A record has three lines here.
         documents(tmp_path / "x.json", text[:-1] + ",\n{]")
@@ -181,14 +209,6 @@ def test_tables_as_excel_saves_them(tmp_path, capsys, suffix, delimiter, encodin
         assert "the text of a record is its 内容" in out and "skipped records without text: 2" in out
     with pytest.raises(UserError, match=r"line 4: it lacks 标题; its keys are 时间, 谁, 内容"):  # where the row ends
         Corpus(Config(corpus=str(path), text_key="标题"))
-
-
-def test_a_table_stays_in_one_shard(tmp_path):
-    path = tmp_path / "x.csv"
-    path.write_text("id,text\n" + "".join(f'{i},"一\n二"\n' for i in range(50)), encoding="utf-8")
-    assert len(list(Corpus(Config(corpus=str(path)), (1, 2)).pieces())) == 50
-    with pytest.raises(UserError, match=r"shard 2/2 holds no text: .*x\.csv stays whole"):
-        Corpus(Config(corpus=str(path)), (2, 2))
 
 
 def test_a_table_that_is_none(tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import prepare
 import train
@@ -19,6 +21,7 @@ from config import Config
 from lib.errors import UserError
 from lib.storage import lock_folder, sha256
 from lib.text.corpus import Corpus
+from lib.text.files import files_of_shard
 from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta, shard_suffix
 from lib.tokens.tokenizer import BOS
@@ -51,10 +54,32 @@ def shards_of(folder, split):
     return [np.fromfile(path, "<u2") for path in sorted(folder.glob(f"{split}_*.bin"))]
 
 
+def cut_into_files(home):
+    """The same corpus in a folder of six files."""
+    path = home / "data" / "book" / "corpus.txt"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.unlink()
+    path.with_name("corpus").mkdir()
+    for i in range(6):
+        text = "".join(lines[100 * i : 100 * (i + 1)])
+        (path.with_name("corpus") / f"{i}.txt").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def parts(book):
+    """A home folder with data/book, tokenized, whose text is in six files."""
+    cut_into_files(book)
+    return book
+
+
+def text_of(home):
+    return "".join(path.read_text(encoding="utf-8") for path in sorted((home / "data/book/corpus").iterdir()))
+
+
 def change_words(home):
     """The same corpus with other words, just as long."""
-    path = home / "data" / "book" / "corpus.txt"
-    path.write_text(path.read_text(encoding="utf-8").replace("曹操", "孙权"), encoding="utf-8")
+    for path in (home / "data" / "book" / "corpus").iterdir():
+        path.write_text(path.read_text(encoding="utf-8").replace("曹操", "孙权"), encoding="utf-8")
 
 
 def prepare_all(n, *flags):
@@ -65,78 +90,78 @@ def prepare_all(n, *flags):
 # --- what a shard holds
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
-def test_every_record_is_in_one_shard(tmp_path, encoding):
-    texts = [make_text(1 + seed % 7, seed) for seed in range(150)]
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(records(texts).encode(encoding))
-    for n in (1, 2, 3, 16, 40):
-        parts = shards(path, n)
-        assert [text for part in parts for text in part] == texts
-        sizes = [sum(map(len, part)) for part in parts]
-        assert max(sizes) - min(sizes) < 2 * max(map(len, texts))
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=40), st.integers(1, 40))
+def test_a_shard_is_a_run_of_files_of_about_as_many_bytes(sizes, n):
+    sizes = {Path(f"{i}.txt"): size for i, size in enumerate(sizes)}
+    paths = [path for path in sizes if sizes[path]]
+    if n > max(1, len(paths)):
+        with pytest.raises(UserError, match="use fewer shards, or cut a file"):
+            files_of_shard(sizes, (1, n))
+        return
+    found = [files_of_shard(sizes, (k, n)) for k in range(1, n + 1)]
+    assert [path for part in found for path in part] == paths
+    assert all(found) or not paths
+    share = sum(sizes.values()) / n
+    assert all(sum(sizes[path] for path in part) <= share + max(sizes.values()) for part in found)
 
 
-def test_a_folder_of_all_kinds_is_cut_between_lines(tmp_path):
-    text = {name: make_text(60, seed) for seed, name in enumerate(("a", "b", "c", "d"))}
-    (tmp_path / "a.txt").write_bytes(text["a"].encode("gb18030"))
-    (tmp_path / "b.jsonl").write_bytes(records(text["b"].splitlines(keepends=True)).encode())
-    (tmp_path / "c.txt").write_bytes(text["c"].replace("\n", "\r\n").encode("utf-8-sig"))
-    (tmp_path / "d.jsonl").write_bytes(records(text["d"].splitlines(keepends=True)).encode("gb18030"))
-    (tmp_path / "e.txt").write_bytes(b"")
-    for n in (1, 2, 3, 7, 20):
-        parts = shards(tmp_path, n)
-        assert "".join(text for part in parts for text in part) == "".join(text.values())
-        assert all(text.endswith("\n") for part in parts for text in part)
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_every_document_is_in_one_shard(tmp_path, n):
+    """Of a folder of all kinds, in all encodings, with a file that is empty and one that is much larger."""
+    texts = [make_text(3, seed) for seed in range(90)]
+    (tmp_path / "1.txt").write_bytes(texts[0].encode("gb18030"))
+    (tmp_path / "2.jsonl").write_bytes(records(texts[1:40]).encode())
+    (tmp_path / "3.txt").write_bytes(texts[40].replace("\n", "\r\n").encode("utf-8-sig"))
+    (tmp_path / "4.txt").write_bytes(b"")
+    (tmp_path / "5.jsonl").write_bytes(records(texts[41:50]).encode("gb18030"))
+    (tmp_path / "6.txt").write_bytes(texts[50].encode("utf-16"))
+    (tmp_path / "7.json").write_text(json.dumps(texts[51:80], ensure_ascii=False), encoding="utf-8")
+    rows = "".join(f'{i},"{text}"\n' for i, text in enumerate(texts[80:]))
+    (tmp_path / "10.csv").write_text(f"id,text\n{rows}", encoding="utf-8")
+    found = shards(tmp_path, n)
+    assert all(found) and [text for part in found for text in part] == texts
 
 
-def test_all_shards_read_a_file_in_one_way(tmp_path):
-    """By themselves some lines would be taken for GB18030."""
-    text = "話說天下大勢，分久必合，合久必分。\n周末七國分爭，併入於秦。\n" * 20 + "曹操\n" * 300
-    (tmp_path / "x.txt").write_bytes(text.encode("big5"))
-    (tmp_path / "y.txt").write_bytes("曹操\n".encode("big5") * 300)
-    assert "".join(documents(tmp_path / "y.txt", 1, 1)) != "曹操\n" * 300
-    assert "".join(text for part in shards(tmp_path / "x.txt", 8) for text in part) == text
+def test_a_shard_reads_its_own_files_only(tmp_path):
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text(make_text(20, i), encoding="utf-8")
+    for i in (2, 3):
+        (tmp_path / f"{i}.txt").write_bytes(("天下大势".encode() + b"\xff") * 50)
+    assert documents(tmp_path, 1, 3) == [make_text(20, i) for i in (0, 1)]
+    assert documents(tmp_path, 3, 3) == [make_text(20, i) for i in (4, 5)]
+    with pytest.raises(UserError, match=r"2\.txt: read as .* it has 50 bad places"):
+        documents(tmp_path, 2, 3)
 
 
-def test_utf16_stays_whole_in_the_shard_in_which_it_starts(tmp_path):
-    for name, encoding in (("a", "utf-8"), ("b", "utf-16"), ("c", "utf-32"), ("d", "utf-8")):
-        (tmp_path / f"{name}.txt").write_bytes((name + make_text(50)).encode(encoding))
-    parts = ["".join(part) for part in shards(tmp_path, 3)]
-    assert "".join(parts) == "".join(name + make_text(50) for name in "abcd")
-    assert sum("b" + make_text(50) in part for part in parts) == sum("c" + make_text(50) in part for part in parts) == 1
-    (tmp_path / "x.txt").write_bytes(make_text(50).encode("utf-16-le"))
-    assert "".join(documents(tmp_path / "x.txt", 1, 2, encoding="utf-16-le")) == make_text(50)
-
-
-def test_a_shard_reads_its_own_range_only(tmp_path):
-    path = tmp_path / "x.jsonl"
-    texts = [make_text(3, seed) for seed in range(40)]
-    good = records(texts).encode()
-    for bad, message in ((b"\xff " * 50 + b"\n", "read as UTF-8 it has 50 bad places"), (b"{\n", "not JSON")):
-        path.write_bytes(good + bad + good)
-        before, after = ([text for k in ks for text in documents(path, k, 5)] for ks in ((1, 2), (4, 5)))
-        assert before == texts[: len(before)] and after == texts[-len(after) :]
-        with pytest.raises(UserError, match=message) as error:
-            documents(path, 3, 5)
-    byte, line = str(error.value).split(" after byte ")[1].split(":")[0].split(", line ")
-    assert path.read_bytes()[int(byte.replace(",", "")) :].splitlines()[int(line) - 1] == b"{"
+@pytest.mark.skipif(not shutil.which("split"), reason="no split")
+def test_what_the_error_says_cuts_a_file_into_shards(tmp_path):
+    texts = [make_text(1, seed) for seed in range(200)]
+    (tmp_path / "x.jsonl").write_text(records(texts), encoding="utf-8")
+    with pytest.raises(UserError, match=r"shard 2/30: a shard is whole files, and there are 1") as error:
+        documents(tmp_path / "x.jsonl", 2, 30)
+    command = str(error.value).split("cut a file: ")[1].split(", and name")[0]
+    (tmp_path / "folder").mkdir()
+    if subprocess.run(command.replace("FOLDER", str(tmp_path / "folder")).split(), stderr=subprocess.PIPE).returncode:
+        pytest.skip("split is not that of GNU")
+    found = shards(tmp_path / "folder", 30)
+    assert all(found) and [text for part in found for text in part] == texts
 
 
 # --- what prepare.py writes
 
 
-def test_the_shards_together_are_what_one_count_over_their_tokens_says(book):
+def test_the_shards_together_are_what_one_count_over_their_tokens_says(parts):
     prepare_all(3)
-    folder = book / TOKENS
+    folder = parts / TOKENS
     meta = read_meta(folder)
-    text = (book / "data" / "book" / "corpus.txt").read_text(encoding="utf-8")
+    text = text_of(parts)
     assert meta["train"]["characters"] + meta["val"]["characters"] == len(text)
     assert meta["train"]["bytes"] + meta["val"]["bytes"] == len(text.encode())
     ids = {split: read_tokens(folder, meta, split) for split in ("train", "val")}
     for split, array in ids.items():
         assert array.tolist() == np.concatenate(shards_of(folder, split)).tolist()
-        assert meta[split]["tokens"] == len(array) and meta[split]["documents"] == (array == BOS).sum() == 3
+        assert meta[split]["tokens"] == len(array) and meta[split]["documents"] == (array == BOS).sum()
+    assert (meta["train"]["documents"], meta["val"]["documents"]) == (6, 3)  # A validation text ends a document.
     p = np.unique(ids["train"], return_counts=True)[1] / len(ids["train"])
     assert meta["unigram_entropy"] == pytest.approx(-(p * np.log(p)).sum(), rel=1e-12)
     assert {p.name for p in folder.glob("[!.]*.[bj]*")} == {"tokenizer.json", "vocab.json"} | {
@@ -144,15 +169,15 @@ def test_the_shards_together_are_what_one_count_over_their_tokens_says(book):
     }
 
 
-def test_the_fingerprint_is_that_of_all_shards(book):
+def test_the_fingerprint_is_that_of_all_shards(parts):
     prepare_all(2)
-    before = read_meta(book / TOKENS)["train"]["sha256"]
-    change_words(book)
+    before = read_meta(parts / TOKENS)["train"]["sha256"]
+    change_words(parts)
     assert prepare.main([*TINY, "--shard=2/2"]) == 0
-    assert read_meta(book / TOKENS)["train"]["sha256"] != before
+    assert read_meta(parts / TOKENS)["train"]["sha256"] != before
 
 
-def test_the_last_lines_say_what_is_next(book, capsys):
+def test_the_last_lines_say_what_is_next(parts, capsys):
     last = []
     for shard in ("--shard=2/3", "--shard 1/3", "--shard=3/3", "--shard=1/1"):
         assert prepare.main([*TINY, *shard.split()]) == 0
@@ -169,18 +194,23 @@ def test_what_is_refused(book, home, fails):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     for value in ("", "3", "0/4", "5/4", "1/10000", "-1/4", "1/4/4", "１/4", "a/b", "01/4", "1/4\n"):
         assert "such as 3/16" in fails(prepare.main, [*TINY, f"--shard={value}"], code=2)
-    (home / "line.txt").write_text(make_text(1), encoding="utf-8")
-    few = [*TINY, f"--corpus={home / 'line.txt'}"]
-    assert "use fewer" in fails(prepare.main, [*few, "--shard=2/2"])
+    assert "whole files, and there are 1; use fewer" in fails(prepare.main, [*TINY, "--shard=2/2"])
+    for i in range(2):
+        (home / "texts" / f"{i}.txt").parent.mkdir(exist_ok=True)
+        (home / "texts" / f"{i}.txt").write_text(make_text(1), encoding="utf-8")
+    few = [*TINY, f"--corpus={home / 'texts'}"]
     assert "fewer shards, or a larger val_fraction" in fails(
         prepare.main, [*few, "--shard=1/2", "--val_fraction=0.001"]
+    )
+    assert "whole files, and there are 1; use fewer" in fails(
+        prepare.main, [*few, f"--val_corpus={home / 'texts' / '1.txt'}", "--shard=1/2"]
     )
     assert {p.name: p.read_bytes() for p in folder.glob("[!.]*")} == {k: v for k, v in before.items() if k[0] != "."}
 
 
-def test_shards_that_are_not_a_whole(book, fails):
-    folder = book / TOKENS
-    kept = book / "kept"
+def test_shards_that_are_not_a_whole(parts, fails):
+    folder = parts / TOKENS
+    kept = parts / "kept"
 
     def again():
         shutil.rmtree(folder)
@@ -215,24 +245,32 @@ def test_shards_that_are_not_a_whole(book, fails):
         assert prepare.main([*TINY, "--shard=2/3", flag]) == 0
         assert f"not of one preparation ({setting})" in fails(train.main, TINY)
     again()
-    with open(book / "data" / "book" / "corpus.txt", "a", encoding="utf-8") as file:
-        file.write(make_text(1))
+    corpus = parts / "data" / "book" / "corpus"
+    text = (corpus / "1.txt").read_text(encoding="utf-8")
+    (corpus / "1.txt").write_text(text[:100], encoding="utf-8")
+    (corpus / "2 more.txt").write_text(text[100:], encoding="utf-8")
+    assert prepare.main([*TINY, "--shard=1/3"]) == 0
+    assert "not of one preparation (corpus_files: 7 and 6)" in fails(train.main, TINY)
+    (corpus / "2 more.txt").write_text(text, encoding="utf-8")
     assert prepare.main([*TINY, "--shard=1/3"]) == 0
     assert "not of one preparation (corpus_bytes" in fails(train.main, TINY)
-    assert not (book / "out").exists()
+    assert not (parts / "out").exists()
 
 
-@pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (3, 2), (2, 3)])
-def test_a_kill_at_any_moment_of_another_division(book, monkeypatch, old, new):
+@pytest.mark.parametrize(("old", "new"), [(1, 1), (1, 2), (2, 1), (3, 2), (2, 3)])
+def test_a_kill_at_any_moment_of_another_preparation(parts, monkeypatch, old, new):
     """What is there after each change of a name is whole, or refused."""
     prepare_all(old)
-    folder = book / TOKENS
+    path = parts / "data" / "book" / "corpus" / "0.txt"
+    first, second, *others = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([second, first, *others]), encoding="utf-8")  # other tokens, but as many
+    folder = parts / TOKENS
     before, states = read_meta(folder), []
 
     def then_copied(real):
         def call(*args, **kwargs):
             real(*args, **kwargs)
-            states.append(book / f"state{len(states)}")
+            states.append(parts / f"state{len(states)}")
             shutil.copytree(folder, states[-1])
 
         return call
@@ -259,6 +297,7 @@ def test_a_kill_at_any_moment_of_another_division(book, monkeypatch, old, new):
 
 
 def test_jobs_at_once_in_one_folder(clone):
+    cut_into_files(clone)
     command = [sys.executable, "prepare.py", *TINY]
     jobs = [
         subprocess.Popen([*command, f"--shard={k}/6"], cwd=clone, stdout=subprocess.PIPE, text=True)
@@ -269,12 +308,11 @@ def test_jobs_at_once_in_one_folder(clone):
     assert sum("next: python train.py" in output for output in outputs) == 1
     meta = read_meta(clone / TOKENS)
     assert len(meta["train"]["shards"]) == 6
-    text = (clone / "data" / "book" / "corpus.txt").read_text(encoding="utf-8")
-    assert meta["train"]["characters"] + meta["val"]["characters"] == len(text)
+    assert meta["train"]["characters"] + meta["val"]["characters"] == len(text_of(clone))
 
 
-def test_each_shard_has_one_writer_who_leaves_the_others_alone(book, fails):
-    folder = book / TOKENS
+def test_each_shard_has_one_writer_who_leaves_the_others_alone(parts, fails):
+    folder = parts / TOKENS
     with lock_folder(folder, ".lock_0001"):
         for name in (".train_0000.bin.tmp", ".train_0001.bin.tmp"):  # as a killed and a living process leave them
             (folder / name).write_bytes(b"half")
@@ -329,11 +367,11 @@ def test_blocks_lie_within_their_shard_and_every_one_has_its_offset(home, dtype)
         write_by_hand(Config(dataset="x", block_size=100), arrays)
 
 
-def test_training_on_shards(book, capsys):
+def test_training_on_shards(parts, capsys):
     prepare_all(3)
-    folder = book / TOKENS
+    folder = parts / TOKENS
     assert train.main(TINY) == 0
-    log = json.loads((book / "out" / "run" / "loss_log.json").read_text(encoding="utf-8"))
+    log = json.loads((parts / "out" / "run" / "loss_log.json").read_text(encoding="utf-8"))
     losses = [record["val_loss"] for record in log["records"] if "val_loss" in record]
     assert losses[-1] < losses[0] - 1
 
@@ -348,7 +386,7 @@ def test_training_on_shards(book, capsys):
     capsys.readouterr()
     assert train.main([*TINY, "--resume", "--max_steps=21"]) == 0
     assert "warning" not in capsys.readouterr().out  # The training tokens are those that it began with.
-    change_words(book)
+    change_words(parts)
     assert prepare.main([*TINY, "--shard=2/3"]) == 0
     assert train.main([*TINY, "--resume", "--max_steps=22"]) == 0
     assert "the training tokens are not those that this run began with" in capsys.readouterr().out

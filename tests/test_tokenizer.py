@@ -8,7 +8,7 @@ from tokenizers import trainers
 import train_tokenizer
 from config import Config
 from lib.errors import UserError
-from lib.text import documents
+from lib.text import pieces
 from lib.text.corpus import Corpus
 from lib.tokens.tokenizer import (
     EOS,
@@ -40,10 +40,10 @@ def test_any_text_comes_back_unchanged(tokenizer, text):
 @given(st.text(st.sampled_from("汉字，。 \n\r\t1a!\u3000🙂<>"), max_size=400))
 def test_pieces_give_the_tokens_of_the_whole(tokenizer, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "PIECE", 8)
-        pieces = [piece for piece, _ in documents._cut([(text, True)])]
-    assert "".join(pieces) == text
-    ids = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces]
+        patch.setattr(pieces, "PIECE", 8)
+        parts = [piece for piece, _ in pieces.cut([(text, True)])]
+    assert "".join(parts) == text
+    ids = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in parts]
     assert [i for part in ids for i in part] == tokenizer.encode(text, add_special_tokens=False).ids
 
 
@@ -103,7 +103,7 @@ def test_validation_text_is_never_sampled(home, monkeypatch):
     texts = Corpus(Config(corpus=str(path), val_fraction=0.1))
     sample, held_out = train_tokenizer.sample_corpus(texts)
     assert "囍" not in "".join(sample) and "囍" in "".join(held_out)
-    monkeypatch.setattr(documents, "PIECE", 64)
+    monkeypatch.setattr(pieces, "PIECE", 64)
     monkeypatch.setattr(train_tokenizer, "SAMPLE_BYTES", 5000)
     sample, _ = train_tokenizer.sample_corpus(texts)
     assert 2000 < len("".join(sample).encode()) < 9000

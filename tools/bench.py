@@ -128,9 +128,9 @@ def measure_tokenizer(table, corpus, config, tokenizer):
     table.add("learning a tokenizer", size / learning, "MB/s", f"{config.vocab_size:,} tokens from {size:.1f} MB")
     encoding = seconds(lambda: tokenizer.encode_batch(sample, add_special_tokens=False), cpu, 3)
     table.add("encode_batch", size / encoding, "MB/s", "the tokenizers library alone")
-    split = prepare.Split(io.BytesIO(), "uint32", tokenizer.get_vocab_size())
+    file = prepare.TokenFile(io.BytesIO(), tokenizer.get_vocab_size())
     start = time.perf_counter()
-    prepare.encode(corpus, tokenizer, {"train": split, "val": split})
+    prepare.encode(corpus, tokenizer, {"train": file, "val": file})
     took = time.perf_counter() - start
     table.add("prepare.py", corpus.bytes / 1e6 / took, "MB/s", f"the whole corpus, {corpus.bytes / 1e6:.1f} MB")
 

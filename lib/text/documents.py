@@ -1,12 +1,14 @@
-"""The documents of a part of a corpus, in pieces of text."""
+"""The documents of a file: the texts of its records, what stands between its separators, or all of it."""
 
-import collections
+import dataclasses
 import itertools
 import re
+from pathlib import Path
 
 from lib.errors import UserError
-from lib.text.files import PIECE, TABLES, characters
-from lib.text.records import read_rows, read_values, to_text
+from lib.text.decoding import characters, find_encoding
+from lib.text.files import JSON, TABLES
+from lib.text.records import find_keys, read_rows, read_values, to_text
 
 SEPARATORS = {  # what ends a document in texts for other tools, and what begins one there
     "<|endoftext|>": "<|startoftext|>",
@@ -16,54 +18,66 @@ SEPARATORS = {  # what ends a document in texts for other tools, and what begins
     "<eos>": "<bos>",
     "[SEP]": "[CLS]",
 }
-
-# In characters.
-LONGEST_LINE = 1 << 16  # A longer line is cut into parts, so that memory stays flat.
-CUT = 1 << 12  # the size of these parts
-LONGEST_SEPARATOR = 1 << 12
+LONGEST_SEPARATOR = 1 << 12  # characters
 
 
-def read(part, split="", tally=None):
-    """Yield (text, whether a document begins here). A piece ends where a line does, if it can.
+@dataclasses.dataclass(frozen=True)
+class TextFile:
+    """A file of a corpus, as it is now, and how it is read."""
 
-    split: of the config. tally: a Counter that learns of records without text, and of lines that end in separators.
+    path: Path
+    size: int
+    modified: float
+    encoding: str
+    keys: tuple[str, ...]  # of the text in its records
+
+
+def inspect(path, config):
+    """(the file as a TextFile, lines for the user about its encoding). Raises UserError if it is no text."""
+    stat = path.stat()
+    encoding, notes = find_encoding(path, config.encoding)
+    keys = find_keys(_values(path, encoding), config.text_key) if _holds_records(path) else ()
+    return TextFile(path, stat.st_size, stat.st_mtime, encoding, keys), notes
+
+
+def read_documents(file, separator, tally):
+    """Yield (text, whether a document begins here) of a file. Long documents come in several texts.
+
+    separator: a pattern, see `compile_separator`, or None. tally: a Counter that learns of records without text, and
+    of lines that end in separators.
     """
-    tally = collections.Counter() if tally is None else tally
-    if part.is_records:
-        return _cut(_records(part, tally))
-    if split:
-        return _cut(_split(characters(part), separator(split)))
-    return _cut(_whole(part, tally))
+    if _holds_records(file.path):
+        return _records(file, tally)
+    pieces = characters(file.path, file.encoding)
+    return _without_blank(_between(pieces, separator)) if separator else _whole(pieces, tally)
 
 
-def separator(split):
-    """What stands between the documents of a text: a compiled pattern. split: of the config. Raises UserError."""
-    if split in SEPARATORS:
-        return re.compile(f"{re.escape(split)}|{re.escape(SEPARATORS[split])}")
+def compile_separator(text):
+    """What stands between the documents of a text: a pattern, None for nothing. Raises UserError."""
+    if not text:
+        return None
+    if text in SEPARATORS:
+        return re.compile(f"{re.escape(text)}|{re.escape(SEPARATORS[text])}")
     try:
-        return re.compile({"line": r"\n", "blank": r"\n\s*\n"}.get(split, split), re.MULTILINE)
+        return re.compile({"line": r"\n", "blank": r"\n\s*\n"}.get(text, text), re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UserError(f"split: {split!r} is not line, blank or a regular expression ({error})") from None
+        raise UserError(f"split: {text!r} is not line, blank or a regular expression ({error})") from None
 
 
-def _whole(part, tally):
-    """A file is a document."""
-    for i, text in enumerate(characters(part)):
-        for word in SEPARATORS:
-            tally[word] += text.count(f"{word}\n")
-        yield text, i == 0
+def _holds_records(path):
+    return path.suffix.lower() in JSON + TABLES
 
 
-def values(part):
-    """Yield (value, its place for an error message) of the records in a part."""
-    read = read_rows if part.path.suffix.lower() in TABLES else read_values
-    return read(characters(part), part.where)
+def _values(path, encoding):
+    """Yield (value, its place for an error message) of the records in a file."""
+    read = read_rows if path.suffix.lower() in TABLES else read_values
+    return read(characters(path, encoding), path)
 
 
-def _records(part, tally):
+def _records(file, tally):
     """A record is a document."""
-    for value, where in values(part):
-        text = to_text(value, part.keys, where)
+    for value, where in _values(file.path, file.encoding):
+        text = to_text(value, file.keys, where)
         try:
             text.encode()
         except UnicodeEncodeError:  # JSON can hold halves of characters. Two that belong together become one.
@@ -75,60 +89,45 @@ def _records(part, tally):
             tally["without text"] += 1
 
 
-def _split(parts, pattern):
-    """What stands between two matches of a pattern is a document, if it is more than white space."""
-    text, place, begins = "", 0, True  # What is before `place` has been given, but patterns such as ^ look at it.
-    for part in itertools.chain(parts, [""]):
-        text += part
-        end = max(place, len(text) - LONGEST_SEPARATOR) if part else len(text)
-        documents = []
-        for match in pattern.finditer(text, place):
-            if part and match.end() >= end:  # With more text it might be longer.
-                end = max(place, min(end, match.start()))
-                break
-            documents.append(text[place : match.start()])
-            place = match.end()
-        if part and text[place:end].isspace():  # What follows tells whether this belongs to a document.
-            end = place
-        documents.append(text[place:end])
-        for i, document in enumerate(documents):
-            begins = begins or i > 0  # A blank one has not begun.
-            document = document.lstrip("\n") if begins else document
-            if document and not (begins and document.isspace()):
-                yield document, begins
-                begins = False
-        kept = max(0, end - LONGEST_SEPARATOR)
-        text, place = text[kept:], end - kept
+def _whole(pieces, tally):
+    """A file is a document."""
+    for i, text in enumerate(pieces):
+        for word in SEPARATORS:
+            tally[word] += text.count(f"{word}\n")
+        yield text, i == 0
 
 
-def _cut(parts):
-    """Yield (piece, whether it is the first) of documents that come in parts of any size.
+def _between(pieces, separator):
+    """What stands between two matches of a pattern is a document.
 
-    A piece ends at the end of a line whose next line starts with no white space: there the tokenizer cuts
-    too, so that the pieces give the same tokens as the whole.
+    The documents are those of the whole text, however it is cut into pieces, as long as no match is longer than
+    LONGEST_SEPARATOR, what it looks at before and behind it included: a match counts once so much text follows.
     """
-    rest, begins = "", True
-    for part, is_new in parts:
+    text, place, is_new = "", 0, True  # What is before `place` has been given, but patterns such as ^ look at it.
+    for piece in itertools.chain(pieces, [""]):
+        text += piece
+        known = len(text) - LONGEST_SEPARATOR if piece else len(text) + 1  # Matches that begin before this are certain.
+        for match in separator.finditer(text, place):
+            if match.start() >= known:
+                break
+            yield text[place : match.start()], is_new
+            place, is_new = match.end(), True
+        if place < known:
+            yield text[place:known], is_new
+            place, is_new = known, False
+        kept = max(0, place - LONGEST_SEPARATOR)
+        text, place = text[kept:], place - kept
+
+
+def _without_blank(documents):
+    """Documents without line ends at their beginning, and without those that are only white space."""
+    blank, is_blank = "", True  # what has come of a document, as long as it is only white space
+    for text, is_new in documents:
         if is_new:
-            if rest:
-                yield rest, begins
-            rest, begins = "", True
-        for i in range(0, len(part), PIECE):
-            rest += part[i : i + PIECE]
-            while len(rest) >= PIECE:
-                end = _line_end(rest)
-                if not end and len(rest) < LONGEST_LINE:
-                    break
-                end = end or CUT
-                yield rest[:end], begins
-                rest, begins = rest[end:], False
-    if rest:
-        yield rest, begins
-
-
-def _line_end(text):
-    """The last place in `text` where a piece may end, 0 if there is none."""
-    end = text.rfind("\n", 0, -1) + 1
-    while end and text[end].isspace():
-        end = text.rfind("\n", 0, end - 1) + 1
-    return end
+            blank, is_blank = "", True
+        begins = is_blank
+        if is_blank:
+            text = blank = (blank + text).lstrip("\n")
+            is_blank = not text or text.isspace()
+        if text and not is_blank:
+            yield text, begins

@@ -1,4 +1,4 @@
-"""Bytes that somebody brings become text: which encoding they are in, and what becomes of damaged ones."""
+"""Which encoding bytes are in that somebody brings: the one under which they are the most probable text."""
 
 import codecs
 import collections
@@ -6,18 +6,13 @@ import functools
 import math
 import re
 import string
-import sys
 
-from lib.errors import UserError
-
-MARK = "\udcff"  # stands for bytes that are no character; no text holds it
-DAMAGE = re.compile(f"{MARK}+")
 BYTE_ORDER_MARKS = {  # that of UTF-32 first, since it may begin as that of UTF-16 does
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
     "utf-8-sig": (codecs.BOM_UTF8,),
 }
-PIECE, N_PIECES = 256, 256  # bytes that are tried at once, and how many such pieces at most
+SNIPPET, N_SNIPPETS = 256, 256  # bytes that are tried at once, and how many such snippets at most
 # Log-probabilities: the text under which the bytes are most probable is the right one.
 RARE = -15  # of a character that texts in an encoding hardly use, and of bytes that are no character
 CHANCE = -math.log(256)  # of a byte, if they are no text
@@ -146,21 +141,21 @@ def guess(parts):
 
     parts: bytes from places all over a file, the first from its start, all from even places. Damage hardly matters.
     """
-    head = parts[0][:PIECE] if parts else b""
+    head = parts[0][:SNIPPET] if parts else b""
     for encoding, marks in BYTE_ORDER_MARKS.items():
         if head.startswith(marks):
             return encoding, None
-    pieces = [part[i : i + PIECE] for part in parts for i in range(0, len(part), PIECE)]
-    pieces = [(i, piece) for i, piece in enumerate(pieces) if not piece.isascii() or b"\0" in piece]
-    pieces = pieces[:: len(pieces) // N_PIECES + 1]
-    data = b"".join(piece for _, piece in pieces)
+    snippets = [part[i : i + SNIPPET] for part in parts for i in range(0, len(part), SNIPPET)]
+    snippets = [(i, snippet) for i, snippet in enumerate(snippets) if not snippet.isascii() or b"\0" in snippet]
+    snippets = snippets[:: len(snippets) // N_SNIPPETS + 1]
+    data = b"".join(snippet for _, snippet in snippets)
     plausible = {None: -8 + CHANCE * len(data)}
     for encoding, (common, others) in _characters().items():
         plausible[encoding] = PRIORS[encoding]
-        for i, piece in pieces:
-            score = _score(piece.decode(encoding, "replace"), common, others)
+        for i, snippet in snippets:
+            score = _score(snippet.decode(encoding, "replace"), common, others)
             if i:  # It may begin inside a character.
-                score = max(score, RARE + _score(piece[1:].decode(encoding, "replace"), common, others))
+                score = max(score, RARE + _score(snippet[1:].decode(encoding, "replace"), common, others))
             plausible[encoding] += score
     counts = collections.Counter(data).items()
     for encoding, at_first, later, mixed in _letters():
@@ -180,45 +175,7 @@ def _score(text, common, others):
     return sum([common.get(c, others) for c in text]) + RARE * len(MIXED.findall(text))
 
 
-def _mark(error):
-    """An error handler for decoding: MARK stands for bytes that are no character.
-
-    Where a character has two bytes, the one after a bad one may go with it or begin the next: what follows tells.
-    """
-    if error.encoding == "utf-8":
-        return MARK, error.end
-    last = min(error.end + ("multibyte" in error.reason), len(error.object))
-    common = _characters()["utf-16-le"][0]
-
-    def n_rare(end):
-        return sum(c not in common for c in error.object[end : end + 32].decode(error.encoding, "replace"))
-
-    return MARK, min(range(error.start + 1, last + 1), key=n_rare)
-
-
-codecs.register_error("mark", _mark)
-
-
-def check_name(encoding):
-    """Raise UserError for what is no encoding of texts."""
-    try:
-        # UTF-7 and some codecs of Python's own read this as half a character, which no text can hold.
-        b"+2AA-\\ud800".decode(encoding, "mark").replace(MARK, "").encode()
-    except (LookupError, ValueError):
-        raise UserError(f"encoding: {encoding!r} is none that texts are read in; try auto, gb18030 or big5") from None
-
-
-def decode(data: bytes, where: str) -> str:
-    """The text of a small input, such as a prompt. Says on stderr what is not UTF-8 or damaged. Raises UserError."""
-    encoding, other = guess([data])
-    if encoding is None:
-        raise UserError(f"{where} is no text; if it is, save it as UTF-8")
-    text, damage = DAMAGE.subn("�", data.decode(encoding, "mark").replace("\ufeff", ""))
-    notes = [] if encoding.startswith("utf-8") else [f"read as {encoding}"]
-    if other:
-        notes.append(f"it may be {other}; save it as UTF-8 to be sure")
-    if damage:
-        notes.append(f"what is no {encoding} becomes � ({damage:,}×)")
-    if notes:
-        print(f"warning: {where}: {'; '.join(notes)}", file=sys.stderr)
-    return text
+def n_uncommon(data, encoding):
+    """How many characters in some bytes are such as texts hardly use: more where the bytes are read out of step."""
+    common, _ = _characters()["utf-16-le"]
+    return sum(c not in common for c in data.decode(encoding, "replace"))

@@ -1,15 +1,12 @@
-"""The files of a corpus: which they are, what a shard has of them, and how their bytes become characters."""
+"""The files of a corpus: which they are, in which order, and which of them belong to a shard."""
 
-import dataclasses
-import io
-import json
+import bisect
+import itertools
 import os
 import re
 from pathlib import Path
 
 from lib.errors import UserError
-from lib.machine.terminal import one_line
-from lib.text.encoding import DAMAGE, MARK, guess
 
 TEXTS, JSON, TABLES = (".txt", ".text", ".md"), (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
 KNOWN = TEXTS + JSON + TABLES
@@ -22,28 +19,6 @@ ADVICE = {  # for what holds texts, but is none
     ".gz": 'unpack it: python -m gzip -d "{name}"',
 }
 OTHERS, NO_TEXT = "files of other kinds", "files without text, or damaged"
-PIECE = 1 << 16  # characters read at a time
-SAMPLE, N_SAMPLES = 1 << 16, 16  # bytes that an encoding is guessed from, and places they are taken from
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A file, or the bytes of it that belong to a shard, and how they are read."""
-
-    path: Path
-    begin: int
-    end: int
-    encoding: str = ""
-    keys: tuple[str, ...] = ()  # of the text in its records, see lib/text/records.py
-
-    @property
-    def is_records(self):
-        return self.path.suffix.lower() in JSON + TABLES
-
-    @property
-    def where(self):
-        """Its name in an error message, where lines are counted from its first."""
-        return f"{self.path} after byte {self.begin:,}," if self.begin else str(self.path)
 
 
 def find_files(config):
@@ -106,156 +81,23 @@ def _as_people_count(path):
     return [[int(word) if i % 2 else word for i, word in enumerate(words)] for words in parts]
 
 
-# --- shards
+def files_of_shard(sizes, shard) -> list[Path]:
+    """The files of shard (K, N): the K-th of N runs of files, of about as many bytes each, and none without a file.
 
-
-def cut_files(files, wanted, shard):
-    """Yield the parts of shard (K, N): bytes of the files one after another, cut between lines.
-
-    Every shard finds the same places, and reads little more of the others than the line at its ends.
-    files: {path: size}. wanted: the encoding in the config.
+    No run is larger than an Nth of all and the largest file. sizes: {path: bytes} of all files; empty ones are in no
+    shard. Raises UserError.
     """
-    first, last = (sum(files.values()) * k // shard[1] for k in (shard[0] - 1, shard[0]))
-    for path, size in files.items():
-        begin, end = (_next_line(path, min(max(place, 0), size), size, wanted) for place in (first, last))
-        if begin < end:
-            yield Part(path, begin, end)
-        first, last = first - size, last - size
-
-
-def _next_line(path, place, size, wanted):
-    """The first start of a line at `place` or after it, or else the end of the file."""
-    if not 0 < place < size or not _has_plain_lines(path, size, wanted):
-        return place if place <= 0 else size
-    with open(path, "rb") as file:
-        file.seek(place - 1)
-        while line := file.readline(1 << 20):
-            if line.endswith(b"\n"):
-                return min(file.tell(), size)
-    return size
-
-
-def can_be_cut(path, size, wanted):
-    """Whether a file can be in several shards. An empty one stands in nobody's way."""
-    return size < 2 or _next_line(path, 1, size, wanted) < size
-
-
-def _has_plain_lines(path, size, wanted):
-    """Whether a file can be cut after any line end. If not, it stays whole, in the shard in which it starts."""
-    with open(path, "rb") as file:
-        head = file.read(SAMPLE)
-    encoding = wanted if wanted != "auto" else guess([head[:4096]])[0] or "utf-8"
-    if not "\n\n".encode(encoding).endswith(b"\n\n"):
-        return False  # UTF-16 or UTF-32
-    if path.suffix.lower() in TABLES:  # Their first line names the columns, and a field may have several lines.
-        return False
-    if path.suffix.lower() not in JSON:
-        return True
-    first_line, line_end, _ = head.decode(encoding, "ignore").lstrip("\ufeff \r\n").partition("\n")
-    try:
-        json.loads(first_line.rstrip(", \r"))
-    except (ValueError, RecursionError):  # a record over several lines, or many records in a list
-        return not line_end
-    return True
-
-
-# --- bytes to characters
-
-
-def characters(part):
-    """Yield the text of a part in pieces: line ends are \n, each run of bytes that are no characters is a �."""
-    for text in _decode(part):
-        yield DAMAGE.sub("�", text) if MARK in text else text
-
-
-def _decode(part):
-    with io.TextIOWrapper(io.BufferedReader(_Bytes(part)), part.encoding, errors="mark") as file:
-        try:
-            while text := file.read(PIECE):
-                # A mark of the byte order is no text. Files that were put together have several.
-                yield text.replace("\ufeff", "")
-        except UnicodeError as error:  # of UTF-16 without a mark, for instance
-            hint = "say --encoding=NAME with another one (auto, utf-16-le, utf-16-be, …)"
-            raise UserError(f"{part.path}: not {part.encoding.upper()} ({error}); {hint}") from None
-
-
-class _Bytes(io.FileIO):
-    """The bytes of a part, as if there were no others."""
-
-    def __init__(self, part):
-        super().__init__(part.path)
-        self.seek(part.begin)
-        self.left = part.end - part.begin
-
-    def readinto(self, buffer):
-        count = super().readinto(memoryview(buffer)[: self.left])
-        self.left -= count
-        return count
-
-
-def find_encoding(part, wanted):
-    """(the part with its encoding, lines for the user: of what is damaged or in doubt). Raises UserError.
-
-    wanted: the encoding in the config, which is held to. Else it is UTF-8, if all of the part is, or what `guess` says.
-    """
-    encoding, other = wanted, None
-    if wanted == "auto":
-        if _is_utf_8(part):
-            return dataclasses.replace(part, encoding="utf-8"), []
-        encoding, other = guess(list(_samples(part.path)))
-        if encoding is None:
-            raise UserError(f"{part.path}: not a text file; save it as .txt (if it is text, say --encoding=NAME)")
-    part = dataclasses.replace(part, encoding=encoding)
-    size, places, examples = _survey(part)
-    if places > max(1, -(-size // 1000)):
+    (k, n), paths = shard, [path for path in sizes if sizes[path]]
+    if n > max(1, len(paths)):
+        largest = max(sizes, key=sizes.get)
         raise UserError(
-            f"{part.path}: read as {part.encoding.upper()} it has {places:,} bad places in {size:,} characters, such as"
-            f" {examples[0]}; say --encoding=NAME with another one (auto, utf-8, gb18030, big5, utf-16, …)"
+            f"shard {k}/{n}: a shard is whole files, and there are {len(paths)}; use fewer shards, or cut a file:"
+            f" split -n l/{n} --additional-suffix={largest.suffix} {largest} FOLDER/part-, and name FOLDER instead"
         )
-    notes = []
-    if other:
-        notes.append(f"{part.path}: read as {part.encoding}, may be {other}; --encoding={other} reads it so")
-    if places:
-        shown = ", ".join(examples)
-        notes.append(f"warning: {part.path}: damaged {part.encoding.upper()}; bad places, now �: {places:,}: {shown}")
-    return part, notes
-
-
-def _is_utf_8(part):
-    """Whether all of a part is UTF-8, without zeros. What is not, mostly shows it at once."""
-    with io.TextIOWrapper(io.BufferedReader(_Bytes(part)), "utf-8") as file:
-        try:
-            return all("\0" not in text for text in iter(lambda: file.read(PIECE), ""))
-        except UnicodeError:
-            return False
-
-
-def _samples(path):
-    """Some bytes of a file, from places all over it, the first in each that are not plain ASCII.
-
-    They are of the whole file, whatever a shard has of it, so that all shards read it in one way.
-    """
-    size = path.stat().st_size
-    step = max(SAMPLE, size // N_SAMPLES & ~1)  # UTF-16 has two bytes a character.
-    with open(path, "rb") as file:
-        for begin in range(0, size, step):
-            file.seek(begin)
-            for _ in range(begin, min(begin + step, size), SAMPLE):
-                sample = file.read(SAMPLE)
-                if not sample.isascii() or b"\0" in sample:
-                    yield sample
-                    break
-
-
-def _survey(part):
-    """(characters of a part, places of damage, the first three with the text around them)."""
-    size = places = 0
-    examples = []
-    for text in _decode(part):
-        size += len(text)
-        for found in DAMAGE.finditer(text) if MARK in text else ():
-            places += 1
-            if len(examples) < 3:
-                around = text[max(0, found.start() - 8) : found.end() + 8]
-                examples.append(f"“{one_line(DAMAGE.sub('�', around).strip())}”")
-    return size, places, examples
+    ends = list(itertools.accumulate(sizes[path] for path in paths))
+    middles = [end - sizes[path] / 2 for path, end in zip(paths, ends, strict=True)]
+    begins = [0]
+    for i in range(1, n):
+        nearest = bisect.bisect(middles, ends[-1] * i / n)
+        begins.append(min(max(nearest, begins[-1] + 1), len(paths) - (n - i)))
+    return paths[begins[k - 1] : [*begins, len(paths)][k]]

@@ -7,8 +7,8 @@ import re
 
 from lib.errors import UserError
 
-LONGEST_RECORD = 1 << 26  # characters
-FIELDS = ("content", "raw_content", "completion", "body", "article", "document", "paragraphs", "story", "passage")
+LONGEST_RECORD, LONGEST_NUMBER = 1 << 26, 1 << 13  # characters; Python reads numbers of up to 4,300 digits
+TEXT_KEYS = ("content", "raw_content", "completion", "body", "article", "document", "paragraphs", "story", "passage")
 CHATS = ("messages", "conversations", "conversation")  # lists of turns
 TURNS = ("content", "value", "text")  # the keys of what is said in a turn
 JOINED = (
@@ -23,17 +23,18 @@ BETWEEN = re.compile(r"[\s,]*")
 BETWEEN_IN_LIST = re.compile(r"[\s,\[\]]*")
 
 
-def read_values(parts, where):
-    """Yield (value, its place for an error message) of JSON that comes in parts of text.
+def read_values(pieces, where):
+    """Yield (value, its place for an error message) of JSON that comes in pieces of text, none of them empty.
 
-    The values follow one another, on a line each or on several, or stand in a list. Raises UserError.
+    The values follow one another, on a line each or on several, or stand in a list. The pieces may be cut anywhere:
+    what cannot be decoded may lack its end, and waits for more text, up to LONGEST_RECORD. Raises UserError.
     """
-    scan = json.JSONDecoder().raw_decode
+    decode = json.JSONDecoder().raw_decode
     text, line, enough, between = "", 1, 0, None
-    for part in itertools.chain(parts, [""]):
-        text += part
-        if part and len(text) < enough:
-            continue  # A long record is not tried anew at every part.
+    for piece in itertools.chain(pieces, [""]):
+        text += piece
+        if piece and len(text) < enough:
+            continue  # A long record is not tried anew at every piece.
         if between is None and text.strip():
             between = BETWEEN_IN_LIST if text.lstrip().startswith("[") else BETWEEN
         place = 0
@@ -44,18 +45,18 @@ def read_values(parts, where):
             if place == len(text):
                 break
             try:
-                value, end = scan(text, place)
+                value, end = decode(text, place)
             except RecursionError:
                 raise UserError(f"{here}: nested too deeply for a record") from None
-            except json.JSONDecodeError as error:
-                # Where the text so far ends inside a record, the error is at its end, or where a string began.
-                is_cut = error.pos >= len(text) - 16 or error.msg.startswith("Unterminated string")
-                is_longer = part and is_cut
-                if is_longer and len(text) - place < LONGEST_RECORD:
+            except ValueError as error:
+                if piece and len(text) - place < LONGEST_RECORD:
                     break
-                problem = f"not JSON ({error.msg[0].lower()}{error.msg[1:]})"
-                problem = f"longer than {LONGEST_RECORD:,} characters" if is_longer else problem
+                message = getattr(error, "msg", str(error))  # A number of too many digits is another error.
+                or_longer = f", or longer than {LONGEST_RECORD:,} characters" if piece else ""
+                problem = f"not JSON ({message[0].lower()}{message[1:]}){or_longer}"
                 raise UserError(f"{here}: {problem}; mend this record, or remove it") from None
+            if piece and len(text) - end < LONGEST_NUMBER:
+                break  # It may be the first digits of a number.
             yield value, here
             line += text.count("\n", place, end)
             place = end
@@ -63,12 +64,12 @@ def read_values(parts, where):
         enough = 2 * len(text)
 
 
-def read_rows(parts, where):
-    """Yield (row, its place for an error message) of a table that comes in parts of text. Raises UserError.
+def read_rows(pieces, where):
+    """Yield (row, its place for an error message) of a table that comes in pieces of text. Raises UserError.
 
     Its first line names the columns. A row is a dict.
     """
-    lines = _lines(parts, where)
+    lines = _lines(pieces, where)
     head = next(lines, "")
     csv.field_size_limit(LONGEST_RECORD)
     rows = csv.DictReader(itertools.chain([head], lines), delimiter=max(",;\t", key=head.count))
@@ -80,10 +81,10 @@ def read_rows(parts, where):
         raise UserError(f"{where} line {rows.line_num:,}: {error}; mend this row, or remove it") from None
 
 
-def _lines(parts, where):
+def _lines(pieces, where):
     rest = ""
-    for part in parts:
-        *lines, rest = (rest + part).split("\n")
+    for piece in pieces:
+        *lines, rest = (rest + piece).split("\n")
         yield from (f"{line}\n" for line in lines)
         if len(rest) > LONGEST_RECORD:
             raise UserError(f"{where}: a line is longer than {LONGEST_RECORD:,} characters; is this a table?")
@@ -107,7 +108,7 @@ def find_keys(values, text_key) -> tuple[str, ...]:
     for keys in (*((key,) for key in CHATS), *JOINED):
         if all(key in record for key in keys if key != "input"):
             return keys
-    known = [key for key in FIELDS if key in record]
+    known = [key for key in TEXT_KEYS if key in record]
     if not known:
         first = [record, *(record for record, _ in records)]
         known = [key for key in record if _reads_like_text([record.get(key) for record in first])]

@@ -8,10 +8,10 @@ import numpy as np
 
 from lib.errors import UserError
 from lib.machine.terminal import first_few
-from lib.storage import read_json, sha256
+from lib.storage import lock_folder, read_json, sha256, write_json, write_text
 from lib.tokens.tokenizer import read_tokenizer
 
-HINT = "run prepare.py with the same config"
+RUN_PREPARE = "run prepare.py with the same config"
 SUMS = ("tokens", "documents", "characters", "bytes")
 
 
@@ -35,19 +35,38 @@ def missing_shards(folder, n) -> list[str]:
     return [f"{k}/{n}" for k in range(1, n + 1) if not (folder / f"meta{shard_suffix(k, n)}.json").exists()]
 
 
+def publish(folder, shard, bins, meta, tokenizer="") -> list[str]:
+    """Put new tokens in the place of those before. Returns the shards that are still missing.
+
+    bins: an ExitStack of the new .bin files, which are on the disk, but not under their names yet. tokenizer: the JSON
+    text of one that comes with the tokens.
+
+    The order is what makes a crash harmless at any moment. Without a meta file tokens count as not prepared. So the old
+    one goes before a .bin file takes its name, and the new one comes after both have theirs: what is there is either
+    whole or refused. tokenizer.json may change before, because a meta file knows the hash of its own. What belongs to
+    another division goes last, when the new tokens are there; and one shard at a time, lest two remove each other's.
+    """
+    k, n = shard
+    meta_file = folder / f"meta{shard_suffix(k, n)}.json"
+    with lock_folder(folder, ".lock_all", wait=True):
+        if tokenizer:
+            write_text(folder / "tokenizer.json", tokenizer)
+        meta_file.unlink(missing_ok=True)
+        bins.close()
+        write_json(meta_file, meta, indent=1)
+        remove_other_divisions(folder, n)
+        return missing_shards(folder, n)
+
+
 def remove_other_divisions(folder, n):
     """Remove the tokens in a folder that are not shards of n."""
-    kept = {shard_suffix(k, n) for k in range(1, n + 1)}
     for path in folder.iterdir():
-        match = re.fullmatch(r"(?:meta|train|val)(|_\d{4})\.(?:json|bin)", path.name, re.ASCII)
-        if match and (match[1] not in kept or not _belongs_to(folder / f"meta{match[1]}.json", n)):
-            path.unlink()
-
-
-def _belongs_to(meta, n):
-    with contextlib.suppress(UserError):
-        return str(read_json(meta, "").get("shard", "1/1")).endswith(f"/{n}")
-    return False
+        if match := re.fullmatch(r"(?:meta|train|val)(|_\d{4})\.(?:json|bin)", path.name, re.ASCII):
+            shard = ""  # Without a meta file it is of no division.
+            with contextlib.suppress(UserError):
+                shard = read_json(folder / f"meta{match[1]}.json", "").get("shard", "1/1")
+            if not str(shard).endswith(f"/{n}"):
+                path.unlink()
 
 
 # --- meta.json
@@ -55,12 +74,10 @@ def _belongs_to(meta, n):
 
 def describe_text(corpus) -> dict:
     """What meta.json says of the text: its files as they are now, and the settings that shape the tokens."""
-    sources = []
-    for text in (corpus, corpus.val) if corpus.val else (corpus,):
-        for part in text.parts:
-            stat = text.files[part.path]
-            size = {"bytes": stat.st_size, "modified": stat.st_mtime}
-            sources.append({"file": str(part.path.resolve()), "encoding": part.encoding} | size)
+    sources = [
+        {"file": str(file.path.resolve()), "encoding": file.encoding, "bytes": file.size, "modified": file.modified}
+        for file in (*corpus.files, *(corpus.val.files if corpus.val else ()))
+    ]
     return {"sources": sources, "settings": _text_settings(corpus.config)}
 
 
@@ -80,7 +97,7 @@ def _is_same(one, other):
 def say_what_is_replaced(config):
     """Warn if a new tokenizer takes the place of another text's, of which the tokens and runs become useless."""
     with contextlib.suppress(UserError, AttributeError):
-        corpus = read_json(config.tokens_dir / "meta.json", HINT).get("settings", {}).get("corpus")
+        corpus = read_json(config.tokens_dir / "meta.json", RUN_PREPARE).get("settings", {}).get("corpus")
         if corpus and not _is_same(corpus, _text_settings(config)["corpus"]):
             print(f"warning: this replaces the tokenizer of {corpus}; --dataset=NAME keeps both")
 
@@ -93,17 +110,18 @@ def check_text(config, given, meta):
     settings = _text_settings(config)
     for key, setting in settings.items():
         made_with = meta["settings"].get(key, setting)  # Older versions did not write it.
-        is_moved = key in ("corpus", "val_corpus") and made_with and not Path(made_with).exists()
+        is_moved = key in ("corpus", "val_corpus") and made_with and not Path(str(made_with)).exists()
         if key in given and not is_moved and not _is_same(setting, made_with):
             raise UserError(
                 f"{given[key]}: {setting!r}, but the tokens in {config.tokens_dir} were made with {made_with!r};"
                 " run prepare.py with the same flags, or name another --dataset"
             )
     for name, known in meta["sources"].items():
-        with contextlib.suppress(OSError, ValueError):  # Tokens may be used where the text is not.
+        with contextlib.suppress(OSError, TypeError, ValueError):  # Tokens may be used where the text is not.
             stat = Path(name).stat()
             if known != (stat.st_size, stat.st_mtime):
-                print(f"warning: {name} has changed since its tokens were made; to train on it as it is now, {HINT}")
+                warning = f"warning: {name} has changed since its tokens were made"
+                print(f"{warning}; to train on it as it is now, {RUN_PREPARE}")
 
 
 def entropy(counts) -> float:
@@ -130,11 +148,11 @@ def read_meta(folder) -> dict:
             if first != mine:
                 raise UserError(
                     f"{paths[0]} and {path.name} are not of one preparation ({key}: {first} and {mine});"
-                    f" {HINT} for every shard"
+                    f" {RUN_PREPARE} for every shard"
                 )
     n = metas[0]["shards"]
     if missing := missing_shards(folder, n) if n > 1 else []:
-        raise UserError(f"{folder} lacks {first_few(missing)}; {HINT} and --shard={missing[0]}")
+        raise UserError(f"{folder} lacks {first_few(missing)}; {RUN_PREPARE} and --shard={missing[0]}")
     total = {key: metas[0][key] for key in ("dtype", "vocab_size", "tokenizer_sha256", "unigram_entropy", "settings")}
     total["sources"] = {name: known for meta in metas for name, known in meta["sources"].items()}
     if n > 1:
@@ -150,7 +168,7 @@ def read_meta(folder) -> dict:
 def _preparation(meta) -> dict:
     """What the shards of a corpus have in common. Where its text lies may differ from machine to machine."""
     settings = {key: meta["settings"].get(key) for key in ("encoding", "text_key", "split", "val_fraction")}
-    return {key: meta.get(key) for key in ("shards", "corpus_bytes", "vocab_size", "dtype")} | settings
+    return {key: meta.get(key) for key in ("shards", "corpus_bytes", "corpus_files", "vocab_size", "dtype")} | settings
 
 
 def _read_one_meta(path) -> dict:
@@ -158,27 +176,25 @@ def _read_one_meta(path) -> dict:
 
     `shards` is the number of them, `counts` an array, `hint` what to do if its tokens cannot be used.
     """
-    meta = read_json(path, HINT)
+    meta = read_json(path, RUN_PREPARE)
     try:
         k, n = parse_shard(meta.get("shard", "1/1"))
-        counts = np.array(meta["counts"].split(), dtype=np.int64) if n > 1 else None
         numbers = [meta["vocab_size"], *(meta[split][key] for split in ("train", "val") for key in SUMS)]
-        sizes = {split: meta[split]["tokens"] * np.dtype(meta["dtype"]).itemsize for split in ("train", "val")}
-        texts = [meta["tokenizer_sha256"], meta["train"]["sha256"], meta["val"]["sha256"]]
-        sound = all(type(number) is int and number > 0 for number in numbers) and all(type(t) is str for t in texts)
-        sound = sound and meta["dtype"] in ("uint16", "uint32") and 0 <= meta["unigram_entropy"] < 100
-        sound = sound and path.name == f"meta{shard_suffix(k, n)}.json"
-        settings = meta.get("settings", {})  # Older versions wrote none, nor the sizes of the sources.
-        sound = sound and all(type(v) is (float if key == "val_fraction" else str) for key, v in settings.items())
+        hashes = [meta[split]["sha256"] for split in ("train", "val")]
+        counts = np.array(meta["counts"].split(), dtype=np.int64) if n > 1 else None
+        settings = dict(meta.get("settings", {}))  # Older versions wrote none, nor the sizes of the sources.
         sources = {s["file"]: (s["bytes"], s["modified"]) for s in meta["sources"] if "bytes" in s}
+        itemsize = {"uint16": 2, "uint32": 4}[meta["dtype"]]
+        sound = {*map(type, numbers)} == {int} and min(numbers) > 0 and {*map(type, hashes)} == {str}
+        sound = sound and 0 <= meta["unigram_entropy"] < 100 and path.name == f"meta{shard_suffix(k, n)}.json"
         if not sound or (n > 1 and (len(counts) != meta["vocab_size"] or counts.min() < 0)):
             raise ValueError
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged (fields are missing or of the wrong type); {HINT}") from None
-    hint = HINT + (f" and --shard={k}/{n}" if n > 1 else "")
-    for split, size in sizes.items():
+        raise UserError(f"{path} is damaged (fields are missing or of the wrong type); {RUN_PREPARE}") from None
+    hint = RUN_PREPARE + (f" and --shard={k}/{n}" if n > 1 else "")
+    for split in ("train", "val"):
         file = path.with_name(f"{split}{shard_suffix(k, n)}.bin")
-        actual = file.stat().st_size if file.is_file() else 0
+        size, actual = meta[split]["tokens"] * itemsize, file.stat().st_size if file.is_file() else 0
         if actual != size:
             raise UserError(f"{file} has {actual:,} bytes, {path.name} says {size:,}; {hint}")
     return meta | {"shards": n, "counts": counts, "hint": hint, "settings": settings, "sources": sources}
