@@ -13,12 +13,9 @@ Ctrl-C saves and stops, as do SIGTERM and a closed terminal; --resume goes on as
 import lib.machine.startup  # noqa: F401  It must be first; it says why.
 
 # isort: split
-import contextlib
 import copy
-import dataclasses
 import functools
 import math
-import time
 
 import numpy as np
 import torch
@@ -28,19 +25,16 @@ from lib import qwen3
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.generation import TextModel
 from lib.machine import distributed
-from lib.machine.compilation import compile_model, should_compile
-from lib.machine.device import hardware, pick_device, pick_precision, set_up
+from lib.machine.compilation import compile_and_wrap
+from lib.machine.device import pick_device, pick_precision, set_up
 from lib.machine.terminal import outlive_readers
-from lib.run import plan
-from lib.run.checkpoint import restore, save_run, say_what_changes, start_or_resume
+from lib.run.checkpoint import TrainState, save_run
 from lib.run.health import Health
 from lib.run.log import RunLog, say_what_is_next
-from lib.run.runs import LATEST
+from lib.run.plan import print_plan, print_time
 from lib.run.signals import StopSignal
-from lib.storage import lock_folder, remove_leftovers
-from lib.tokens.memmap import Tokens
-from lib.tokens.prepared import check_text, read_meta
-from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
+from lib.run.start import begin, lock_run
+from lib.tokens.data import read_data
 from model import GPT
 
 SAMPLE_TOKENS = 100
@@ -133,7 +127,7 @@ def evaluate(model, tokens, lengths, config, precision, stop=None) -> dict:
     compared between tokenizers. stop: a StopSignal, after which only the windows so far count.
     """
     windows = np.array_split(tokens.windows(config.eval_tokens), distributed.world_size)[distributed.rank]
-    _, micro_batch_size = distributed.local_batch_size(config)
+    micro_batch_size = distributed.micro_batch_size(config)
     losses, counts, text = [], [], torch.zeros(2, dtype=torch.int64, device=lengths.device)
     model.eval()
     for first in range(0, len(windows), micro_batch_size):
@@ -142,7 +136,7 @@ def evaluate(model, tokens, lengths, config, precision, stop=None) -> dict:
             losses.append(model(x, y))
         counts.append(y.numel())
         text += lengths[:, y].sum(dim=(1, 2))
-        if stop and stop.number:
+        if stop and (stop.number or stop.agreed):
             break
     model.train()
     nats = float(np.dot(torch.stack(losses).tolist(), counts)) if losses else 0.0  # A GPU is waited for once, here.
@@ -174,14 +168,14 @@ def continue_prompts(text_model, prompts) -> dict:
 # --- one step
 
 
-def train_step(forward, optimizers, tokens, step, config, precision):
+def train_step(model, optimizers, tokens, step, config, precision):
     """One update of the weights. Returns (mean loss, norm of the gradient before clipping), both on the device.
 
-    forward: the model, perhaps compiled, perhaps one of several processes.
+    model: perhaps compiled, perhaps one of several processes.
     """
     if config.dropout:  # a function of (seed, step, rank), as the batch is of (seed, step)
         torch.manual_seed(config.seed + 1_000_003 * step + 10_007 * distributed.rank)
-    _, micro_batch_size = distributed.local_batch_size(config)
+    micro_batch_size = distributed.micro_batch_size(config)
     offsets = batch_offsets(config.seed, step, config.batch_size, config.block_size, tokens.n_offsets)
     micro_batches = offsets.reshape(distributed.world_size, -1, micro_batch_size)[distributed.rank]
 
@@ -189,16 +183,16 @@ def train_step(forward, optimizers, tokens, step, config, precision):
     loss = 0.0
     for i, micro_batch in enumerate(micro_batches, 1):
         x, y = get_batch(tokens, micro_batch)
-        with distributed.sync_gradients(forward, i == len(micro_batches)):
+        with distributed.sync_gradients(model, i == len(micro_batches)):
             with precision.autocast:
-                micro_loss = forward(x, y) / len(micro_batches)
+                micro_loss = model(x, y) / len(micro_batches)
             precision.scaler.scale(micro_loss).backward()
         loss += micro_loss.detach()
 
     # Clip
     for optimizer in optimizers:
         precision.scaler.unscale_(optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(forward.parameters(), config.grad_clip or math.inf)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
 
     # Step
     for optimizer in optimizers:
@@ -223,15 +217,16 @@ def average_weights(average, model, step, share):
 # --- the run
 
 
-def make_forward(model, tokens, config, precision):
-    """The model as train_step calls it: compiled where that pays, one of several processes under torchrun."""
-    if should_compile(model, tokens.device):
-        _, micro_batch_size = distributed.local_batch_size(config)
-        batch = get_batch(tokens, np.zeros(micro_batch_size, dtype=np.int64))
-        # An accumulated gradient, and one that is exchanged, lives longer than until the next pass.
-        cuda_graphs = tokens.device.type == "cuda" and micro_batch_size == config.batch_size
-        model = compile_model(model, *batch, precision.autocast, cuda_graphs)
-    return distributed.wrap(model)
+def new_state(config, vocab_size, precision, device) -> TrainState:
+    """A model with new weights, their average, and the optimizers."""
+    if config.optimizer == "muon" and precision.scaler.is_enabled():
+        # The scaler skips a step of the optimizer that meets a NaN. The other one would write it into its weights.
+        raise UserError("optimizer muon does not work with dtype float16; use --dtype=float32 or --optimizer=adamw")
+    torch.manual_seed(config.seed)
+    n_rows = config.vocab_size if config.init_from else vocab_size  # Published models have spare ones.
+    model = GPT(config, n_rows).to(device)
+    average = copy.deepcopy(model) if config.averaging else model
+    return TrainState(model, average, make_optimizers(model, config), precision.scaler)
 
 
 @reports_errors
@@ -245,88 +240,55 @@ def main(argv=None):
     restarts = distributed.join()
     say_unused(args, ["min_frequency"])
     config = qwen3.with_shape_of_init(config, args.given)
-    distributed.local_batch_size(config)  # raises an error if the batch cannot be divided
+    distributed.micro_batch_size(config)  # raises an error if the batch cannot be divided
 
-    # Data
-    tokenizer_json = read_tokenizer(config.tokens_dir)
-    meta = read_meta(config.tokens_dir)
-    check_text(config, args.given, meta)
-    tokenizer = parse_tokenizer(tokenizer_json, config.tokens_dir / "tokenizer.json")
+    # Device, data, model
     device = pick_device(config.device, GPT, config, config.dtype)
-    train_tokens, val_tokens = (Tokens(config, meta, split, device) for split in ("train", "val"))
-    lengths = torch.from_numpy(np.stack(token_lengths(tokenizer))).to(device)
-
-    # Model and optimizer
     precision = pick_precision(config.dtype, device)
-    if config.optimizer == "muon" and precision.scaler.is_enabled():
-        # The scaler skips a step of the optimizer that meets a NaN. The other one would write it into its weights.
-        raise UserError("optimizer muon does not work with dtype float16; use --dtype=float32 or --optimizer=adamw")
     set_up(device)
-    torch.manual_seed(config.seed)
-    n_rows = config.vocab_size if config.init_from else meta["vocab_size"]  # Published models have spare ones.
-    model = GPT(config, n_rows).to(device)
-    average = copy.deepcopy(model) if config.averaging else model  # is evaluated and saved as best.pt
-    text_model = TextModel(average, tokenizer, config.tokens_dir / "tokenizer.json")
-    prompts = read_prompts(config, val_tokens, text_model)
-    optimizers = make_optimizers(model, config)
+    data = read_data(config, args.given, device)
+    state = new_state(config, data.meta["vocab_size"], precision, device)
+    text_model = TextModel(state.average, data.tokenizer, config.tokens_dir / "tokenizer.json")
+    prompts = read_prompts(config, data.val, text_model)
 
     # What it will take
-    fits = plan.print_plan(config, meta, model, optimizers, precision, device)
+    fits = print_plan(config, data.meta, state, precision, device)
     if args.plan:
-        if distributed.all_reduce(int(fits), "min"):
-            start = time.perf_counter()
-            forward = make_forward(model, train_tokens, config, precision)
-            compiling = time.perf_counter() - start
-            n_eval = len(val_tokens.windows(config.eval_tokens)) * config.block_size
-            step = functools.partial(train_step, forward, optimizers, train_tokens, config=config, precision=precision)
+        if fits:
             write_samples = functools.partial(continue_prompts, text_model, prompts)
-            plan.measure(step, write_samples, model, optimizers, config, n_eval, compiling, device)
+            print_time(train_step, write_samples, data, state, config, precision, device)
         return 0
 
-    lock = lock_folder(config.run_dir) if distributed.is_main else contextlib.nullcontext()
-    with lock, StopSignal() as stop:
-        # Where to begin
-        checkpoint = start_or_resume(config, args.resume, args.overwrite, restarts, tokenizer_json)
-        first_step = checkpoint["step"] if checkpoint else 0
-        fingerprint = {"training tokens": meta["train"]["sha256"][:12], "first step": first_step}
-        distributed.check_agreement(dataclasses.asdict(config) | {"device": device.type} | fingerprint)
-        if checkpoint:
-            restore(checkpoint, model, average, optimizers, precision.scaler, config.run_dir / LATEST)
-            say_what_changes(checkpoint, config, meta["train"]["sha256"], get_lr)
-        elif config.init_from:
-            qwen3.load_weights(config.init_from, model, tokenizer_json)
-            average.load_state_dict(model.state_dict())
-        if distributed.is_main:
-            remove_leftovers(config.run_dir)
-            if not checkpoint:  # After a crash --resume would otherwise go on with the old run.
-                (config.run_dir / LATEST).unlink(missing_ok=True)
-        forward = make_forward(model, train_tokens, config, precision)
-        log = RunLog(config, meta, hardware(device), checkpoint, board=config.tensorboard and distributed.is_main)
-        if checkpoint and distributed.is_main:
-            print(f"resumed {config.run_dir / LATEST} at step {first_step:,}")
-            log.save(first_step)  # A crash may have come between the checkpoint and its log.
+    with lock_run(config), StopSignal() as stop:
+        progress = begin(config, args, restarts, data, state, get_lr)
+        model = compile_and_wrap(state.model, precision)
+        log = RunLog(config, data.meta, device, progress)
+        if log.records:
+            log.save(progress.step)  # A crash may have come between the checkpoint and its log.
         health = Health(device, precision.scaler, config)
 
-        for step in range(first_step, config.max_steps + 1):
-            lr = set_lr(optimizers, step, config)
+        for step in range(progress.step, config.max_steps + 1):
+            lr = set_lr(state.optimizers, step, config)
+            last = step == config.max_steps
 
             # Evaluate and save
-            last, stopping = step == config.max_steps, stop.requested()
             due = (last or step % config.eval_interval == 0) and not log.has_evaluation(step)
-            if due or stopping:
-                figures = evaluate(average, val_tokens, lengths, config, precision, stop)
+            if stop.requested() or due:
+                figures = evaluate(state.average, data.val, data.lengths, config, precision, stop)
                 health.check(step, figures["val_loss"])
-                stopping = stop.requested()  # An evaluation that was broken off is not logged.
-                samples = continue_prompts(text_model, prompts) if due and not stopping and distributed.is_main else {}
-                is_best = due and not stopping and log.evaluation(step, lr, figures, samples)
-                save_run(log, step, model, average, optimizers, precision.scaler, tokenizer_json, is_best)
-            if last or stopping or log.out_of_patience():
+                if stop.requested():  # A signal breaks an evaluation off: what there is of it is not logged.
+                    save_run(log, step, state, data.tokenizer_json)
+                    break
+                samples = continue_prompts(text_model, prompts) if distributed.is_main else {}
+                is_best = log.evaluation(step, lr, figures, samples)
+                save_run(log, step, state, data.tokenizer_json, is_best)
+            if last or log.out_of_patience():
                 break
 
             # Train
-            loss, grad_norm = train_step(forward, optimizers, train_tokens, step, config, precision)
+            loss, grad_norm = train_step(model, state.optimizers, data.train, step, config, precision)
             if config.averaging:
-                average_weights(average, model, step, config.averaging)
+                average_weights(state.average, state.model, step, config.averaging)
             health.watch(step, loss, grad_norm)
 
             # Log
@@ -336,7 +298,7 @@ def main(argv=None):
                 log.training(step, lr, mean_loss, grad_norm.item())
 
         distributed.leave()
-    return say_what_is_next(log, args.argv, step, stopping, prompts)
+    return say_what_is_next(log, args.argv, step, stop.agreed, prompts)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Config:
         require("n_embd", self.head_dim or self.n_embd % self.n_head == 0, f"is not divisible by n_head {self.n_head}")
         require("head_dim" if self.head_dim else "n_embd", self.head_size % 2 == 0, "makes heads of an odd size")
         require("n_kv_head", self.n_head % self.n_kv_head == 0, f"does not divide n_head {self.n_head}")
-        divides = self.batch_size % self.micro_size == 0
+        divides = self.batch_size % self.micro_size() == 0
         require("micro_batch_size", divides, f"does not divide batch_size {self.batch_size}")
         lower = f"is above learning_rate {self.learning_rate:g}; add --min_lr={self.learning_rate / 10:g}"
         require("min_lr", self.min_lr <= self.learning_rate, lower)
@@ -126,9 +126,10 @@ class Config:
         """Width of the SwiGLU: three matrices of 8/3 n_embd hold as many weights as GPT-2's two of 4 n_embd."""
         return self.intermediate_size or -(-8 * self.n_embd // (3 * 64)) * 64
 
-    @property
-    def micro_size(self) -> int:
-        return min(self.micro_batch_size, self.batch_size) or self.batch_size
+    def micro_size(self, n_processes=1) -> int:
+        """The sequences of one forward pass, where several processes share a batch."""
+        share = self.batch_size // n_processes
+        return min(self.micro_batch_size, share) or share
 
     @property
     def corpus_dir(self) -> Path:

@@ -45,7 +45,7 @@ def test_the_table_and_the_file(book, tmp_path, capsys, monkeypatch):
 
 
 def test_without_data_it_says_what_to_run(home, fails):
-    assert "run prepare.py" in fails(bench.main, ["config/tiny.py"])
+    assert "run train_tokenizer.py" in fails(bench.main, ["config/tiny.py"])
 
 
 def test_only_long_runs_are_compiled_on_a_cpu():

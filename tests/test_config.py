@@ -234,6 +234,6 @@ def test_help_lists_every_key_with_its_default_in_groups(capsys):
 
 def test_derived_sizes():
     config = Config(n_embd=384, n_head=6, batch_size=8, micro_batch_size=64)
-    assert (config.head_size, config.ffn_size, config.micro_size) == (64, 1024, 8)
+    assert (config.head_size, config.ffn_size, config.micro_size()) == (64, 1024, 8)
     assert Config(n_embd=128, n_head=4).ffn_size == 384
     assert Config(head_dim=10, intermediate_size=77).ffn_size == 77

@@ -229,7 +229,7 @@ def test_the_batch_is_shared_evenly(home, fails, monkeypatch):
     for world_size, micro, share in itertools.product((1, 2, 5), (0, 1, 4), (4, 12)):
         monkeypatch.setattr(distributed, "world_size", world_size)
         settings = config.Config(batch_size=share * world_size, micro_batch_size=micro)
-        assert distributed.local_batch_size(settings) == (share, micro or share)
+        assert distributed.micro_batch_size(settings) == (micro or share)
 
 
 def test_a_gpu_for_each_process(monkeypatch, gpus):

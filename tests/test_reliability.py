@@ -24,9 +24,11 @@ import train
 import train_tokenizer
 from data import poetry
 from lib.errors import UserError
+from lib.machine import distributed
 from lib.machine.terminal import one_line
 from lib.run import checkpoint
 from lib.run.checkpoint import load_checkpoint
+from lib.run.signals import StopSignal
 from lib.storage import lock_folder, write_json
 from tests import crash
 from tests.conftest import SCRIPTS, TINY, at_step, make_text
@@ -235,11 +237,45 @@ def test_a_signal_while_evaluating_or_compiling(book, monkeypatch, capfd, number
     assert same(read_run(book / "out" / "run"), read_run(book / "out" / "whole"))
 
 
-def test_a_stop_never_saves_weights_that_have_diverged(book, fails, monkeypatch):
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_stop_never_saves_weights_that_have_diverged(book, fails, monkeypatch, step):
+    """The loss and the gradient of step 0 are still finite, the weights after it are not."""
     flags = ["--learning_rate=1e30", "--warmup_steps=0", "--grad_clip=0", "--log_interval=1000"]
-    at_step(monkeypatch, 3, lambda: send(signal.SIGINT))
+    at_step(monkeypatch, step, lambda: send(signal.SIGINT))
     assert "no longer finite" in fails(train.main, [*TINY, *flags])
     assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 0
+
+
+def test_a_signal_while_samples_are_written(book, monkeypatch):
+    """What was evaluated is saved first. At the last step there is nothing left to stop."""
+    calls, continue_prompts = [], train.continue_prompts
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > 1:  # at step 10 and, resumed, at step 20
+            send(signal.SIGINT)
+        return continue_prompts(*args)
+
+    monkeypatch.setattr(train, "continue_prompts", interrupted)
+    for code, step in ((130, 11), (0, 20)):
+        assert train.main([*TINY, "--resume"]) == code
+        ended = read_run(book / "out" / "run")
+        assert ended["ckpt.pt"]["step"] == step
+        assert [r["step"] for r in ended["loss_log.json"] if "val_loss" in r] == list(range(0, step + 1, 10))
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
+    """All exchange what they have heard, and one hears of a signal in that moment."""
+
+    def all_reduce(value, operation):
+        send(signal.SIGTERM)
+        return value
+
+    with StopSignal() as stop:
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "all_reduce", all_reduce)
+            assert stop.requested() == 0
+        assert stop.requested() == signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -439,6 +475,10 @@ def test_what_the_fuzzer_found(run, book, home, fails):
     for state in ([{"state": torch.zeros(3)}], [{"state": {0: torch.zeros(3)}}], [{}], [], [{"state": {}}] * 2, {}):
         torch.save(checkpoint | {"optimizer": state}, run / "ckpt.pt")
         assert "ckpt.pt" in fails(train.main, FURTHER)
+    for odd in (torch.zeros(1).expand(400, 32), torch.zeros(32, 400).T, torch.zeros(400, 32).to_sparse()):
+        state = {name: torch.zeros(400, 32) for name in ("exp_avg", "exp_avg_sq")} | {"step": torch.zeros(())}
+        torch.save(checkpoint | {"optimizer": [{"state": {0: state | {"exp_avg": odd}}}]}, run / "ckpt.pt")
+        assert "ckpt.pt is damaged" in fails(train.main, FURTHER)
 
 
 def test_an_error_is_one_line():

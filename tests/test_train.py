@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta
 from model import GPT
 from sample import load
-from tests.conftest import TINY, read_tokens
+from tests.conftest import TINY, at_step, read_tokens
 
 
 def records(home, run="run"):
@@ -260,6 +261,21 @@ def test_resuming(book, run, capsys, fails):
     assert "n_embd 32, the config says 64" in fails(train.main, [*TINY, "--resume", "--n_embd=64"])
     assert "block_size" in fails(train.main, [*TINY, "--resume", "--block_size=16"])
     assert "optimizer adamw, the config says muon" in fails(train.main, [*TINY, "--resume", "--optimizer=muon"])
+
+
+def test_a_checkpoint_that_was_resumed_from_is_let_go(run, monkeypatch):
+    """Its weights would take memory beside those of the model for the whole run."""
+    loaded, alive = [], []
+
+    def load(*args, **kwargs):
+        checkpoint = load_checkpoint(*args, **kwargs)
+        loaded.extend(weakref.ref(tensor) for tensor in checkpoint["model"].values())
+        return checkpoint
+
+    monkeypatch.setattr("lib.run.start.load_checkpoint", load)
+    at_step(monkeypatch, 20, lambda: alive.extend(tensor() is not None for tensor in loaded))
+    assert train.main([*TINY, "--resume", "--max_steps=21"]) == 0
+    assert len(alive) > 10 and not any(alive)
 
 
 def test_the_tokens_in_the_log_are_those_really_seen(book, fails_at):

@@ -19,7 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import prepare
@@ -29,14 +28,13 @@ from config import load_config
 from lib import qwen3
 from lib.errors import ArgumentParser, reports_errors
 from lib.generation import Sampling, stream
-from lib.machine.compilation import flops_per_token
+from lib.machine import distributed
+from lib.machine.compilation import compile_and_wrap, flops_per_token
 from lib.machine.device import computes_like_cpu, device_name, peak_memory, pick_device, pick_precision, set_up
 from lib.run.checkpoint import save_checkpoint
 from lib.storage import write_json
 from lib.text.corpus import Corpus
-from lib.tokens.memmap import Tokens
-from lib.tokens.prepared import read_meta
-from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
+from lib.tokens.data import read_data
 from model import GPT
 
 SCRIPTS = ("train_tokenizer.py", "prepare.py", "train.py", "sample.py", "plot_loss.py")
@@ -81,7 +79,7 @@ def measure_training(table, config, model, tokens, precision):
     """The training step of train.py, and two of its parts by themselves. Returns FLOP/s."""
     device = tokens.device
     optimizers = train.make_optimizers(model, config)
-    forward = train.make_forward(model, tokens, config, precision)
+    trained = compile_and_wrap(model, precision)
     steps = itertools.count()
     offsets = train.batch_offsets(config.seed, 0, config.batch_size, config.block_size, tokens.n_offsets)
 
@@ -90,12 +88,12 @@ def measure_training(table, config, model, tokens, precision):
 
     def train_some():
         for _ in range(n_steps):
-            train.train_step(forward, optimizers, tokens, next(steps), config, precision)
+            train.train_step(trained, optimizers, tokens, next(steps), config, precision)
 
     def forward_only():
-        for micro_batch in offsets.reshape(-1, config.micro_size):
+        for micro_batch in offsets.reshape(-1, distributed.micro_batch_size(config)):
             with precision.autocast:
-                forward(*train.get_batch(tokens, micro_batch))
+                trained(*train.get_batch(tokens, micro_batch))
 
     whole = seconds(train_some, device, repeats=1000, at_most=20) / n_steps
     table.add("training step", 1000 * whole, "ms", f"{config.batch_size} x {config.block_size} tokens")
@@ -141,26 +139,23 @@ def main(argv=None):
     parser.add_argument("--json", metavar="FILE", help="write the figures, with hardware and versions, to a file")
     config, args = load_config(argv, parser)
     config = qwen3.with_shape_of_init(config, args.given)
-    meta = read_meta(config.tokens_dir)
-    tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir)
     device = pick_device(config.device, GPT, config, config.dtype)
     precision = pick_precision(config.dtype, device)
     set_up(device)
+    data = read_data(config, args.given, device)
     table = Table()
     torch.manual_seed(config.seed)
-    model = GPT(config, meta["vocab_size"]).to(device)
+    model = GPT(config, data.meta["vocab_size"]).to(device)
     hardware = f"{device.type} ({device_name(device)})"
     print(f"{hardware}, torch {torch.__version__}; {sum(model.parameter_counts()):,} parameters")
 
     print(f"beside the CPU in float32: {computes_like_cpu(device, GPT, config, config.dtype)}")
-    flops = measure_training(table, config, model, Tokens(config, meta, "train", device), precision)
+    flops = measure_training(table, config, model, data.train, precision)
     most, bandwidth = measure_limits(table, device, precision.dtype)
     table.add("training: arithmetic", flops / 1e9, "GFLOP/s", f"{flops / most:.0%} of the matrix product")
 
-    tokens = Tokens(config, meta, "val", device)
-    lengths = torch.from_numpy(np.stack(token_lengths(tokenizer))).to(device)
-    took = seconds(lambda: train.evaluate(model, tokens, lengths, config, precision), device, 3)
-    n_tokens = len(tokens.windows(config.eval_tokens)) * config.block_size
+    took = seconds(lambda: train.evaluate(model, data.val, data.lengths, config, precision), device, 3)
+    n_tokens = len(data.val.windows(config.eval_tokens)) * config.block_size
     table.add("evaluation", n_tokens / took, "tok/s", f"{n_tokens:,} tokens")
 
     model.eval()
@@ -171,7 +166,7 @@ def main(argv=None):
         path = Path(scratch) / "ckpt.pt"
         took = seconds(lambda: save_checkpoint(path, {"model": model.state_dict()}), device, 5)
         table.add("writing weights", 1000 * took, "ms", f"{path.stat().st_size / 1e6:.0f} MB, flushed to the disk")
-    measure_tokenizer(table, Corpus(config), config, tokenizer)
+    measure_tokenizer(table, Corpus(config), config, data.tokenizer)
 
     for script in SCRIPTS:
         command = [sys.executable, Path(__file__).parent.parent / script, "--help"]

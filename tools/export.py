@@ -23,7 +23,7 @@ import plot_loss
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.generation import Sampling
 from lib.qwen3 import to_qwen3
-from lib.run.runs import HINT, LOG, Run, add_run_argument, run_name
+from lib.run.runs import LOG, LOG_HINT, Run, add_run_argument, run_name
 from lib.storage import atomic_write, lock_folder, write_json, write_text
 from sample import load_model
 from tools.page import write_page
@@ -172,7 +172,7 @@ def measured_rows(run, step) -> str:
 | trained on | {run.header["hardware"]["name"]}, {figures["seconds"] / 60:,.1f} minutes |
 """
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{run.folder / LOG} is damaged; {HINT}") from None
+        raise UserError(f"{run.folder / LOG} is damaged; {LOG_HINT}") from None
 
 
 # --- llama.cpp

@@ -6,6 +6,7 @@ import time
 import torch
 
 from lib.errors import is_out_of_memory
+from lib.machine import distributed
 from lib.machine.device import peak_memory
 from lib.machine.terminal import format_bytes
 
@@ -32,6 +33,19 @@ def should_compile(model, device) -> bool:
     if device.type == "cuda":
         return c.max_steps > 2000 or work > 1e16
     return device.type == "cpu" and work > 2e14  # ten minutes on two cores with bfloat16
+
+
+def compile_and_wrap(model, precision):
+    """The model as train_step calls it: compiled where that pays, one of several processes under torchrun."""
+    config, device = model.config, model.embedding.weight.device
+    if should_compile(model, device):
+        micro_batch_size = distributed.micro_batch_size(config)
+        blocks = torch.zeros(micro_batch_size, config.block_size + 1, dtype=torch.int64, device=device)
+        # When a CUDA graph is launched again, it overwrites the gradients of the pass before. So it is of use only
+        # where a step is one pass of one process: neither are its gradients added up, nor are others waited for.
+        cuda_graphs = device.type == "cuda" and micro_batch_size == config.batch_size
+        model = compile_model(model, blocks[:, :-1], blocks[:, 1:], precision.autocast, cuda_graphs)
+    return distributed.wrap(model)
 
 
 def compile_model(model, x, y, autocast, cuda_graphs):

@@ -60,17 +60,16 @@ def check_agreement(mine):
                 )
 
 
-def local_batch_size(config):
-    """Of the batch_size sequences of a step: (those of this process, those of one forward pass of it)."""
-    local, rest = divmod(config.batch_size, world_size)
-    micro = min(config.micro_batch_size or local, local)
-    if rest or local % micro:
+def micro_batch_size(config) -> int:
+    """The sequences of one forward pass of this process. Raises UserError if the batch cannot be shared evenly."""
+    micro = config.micro_size(world_size)
+    if not micro or config.batch_size % (world_size * micro):
         passes = f" in passes of {config.micro_batch_size}" if config.micro_batch_size else ""
         raise UserError(
             f"batch_size: {config.batch_size} does not divide evenly among {world_size} processes{passes};"
             " choose a multiple"
         )
-    return local, micro
+    return micro
 
 
 def wrap(model):
@@ -78,14 +77,15 @@ def wrap(model):
     if not is_torchrun:
         return model
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    # Nothing changes the buffers, those of RoPE. Said to the constructor, it makes torch 2.13 warn.
+    # The buffers are the tables of RoPE, which never change: there is nothing to exchange. The constructor has an
+    # argument of this name, of which torch 2.13 warns.
     wrapped.broadcast_buffers = False
     return wrapped
 
 
-def sync_gradients(forward, wanted):
+def sync_gradients(model, wanted):
     """A context for a backward pass: only the last one of a step exchanges gradients, the sum of them all."""
-    return contextlib.nullcontext() if wanted or not is_torchrun else forward.no_sync()
+    return contextlib.nullcontext() if wanted or not is_torchrun else model.no_sync()
 
 
 def leave():

@@ -7,41 +7,50 @@ import shutil
 import sys
 import time
 
-from lib.errors import UserError
 from lib.machine import distributed
+from lib.machine.device import hardware
 from lib.machine.terminal import format_time, one_line
-from lib.run.runs import LOG, SAMPLES, sound, useless_evaluations
+from lib.run.runs import LOG, SAMPLES, useless_evaluations
 from lib.storage import write_json, write_text
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: what its checkpoint says beside the tensors. The defaults are those of a new run."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    records: list = dataclasses.field(default_factory=list)
+    best_val_loss: float = math.inf
 
 
 class RunLog:
     """The records of a run, for loss_log.json and TensorBoard, its lines on the terminal, and its clock."""
 
-    def __init__(self, config, meta, hardware, checkpoint=None, board=False):
-        """meta: of the tokens. checkpoint: what the run goes on from. board: whether TensorBoard gets the records."""
-        checkpoint = checkpoint or {"records": [], "seconds": 0.0, "step": 0, "tokens": 0, "best_val_loss": math.inf}
-        self.config, self.records, self.best_val_loss = config, checkpoint["records"], checkpoint["best_val_loss"]
+    def __init__(self, config, meta, device, progress):
+        """meta: of the tokens. progress: where the run goes on from."""
+        self.config, self.records, self.best_val_loss = config, progress.records, progress.best_val_loss
         self.header = {
             "config": dataclasses.asdict(config),
-            "hardware": hardware,
+            "hardware": hardware(device),
             "data": {split: meta[split] for split in ("train", "val")},
             "vocab_size": meta["vocab_size"],
             "unigram_entropy": meta["unigram_entropy"],
         }
         self.interval = config.log_interval or max(1, config.max_steps // 1000)
         self.step_tokens = config.batch_size * config.block_size
-        self.live = sys.stdout.isatty()
-        if sound(self.records) != self.records:
-            raise UserError(f"{config.run_dir}: the records of its checkpoint are damaged; start another --run")
         self.useless_evaluations = useless_evaluations(self.records)
-        self.board = open_board(config.run_dir) if board else None
-        for record in self.records if self.board else ():
+        self.live = sys.stdout.isatty()
+        self.last_printed = -math.inf
+        self.board = open_board(config.run_dir) if config.tensorboard and distributed.is_main else None
+        for record in self.records:
             self.draw(record["step"], record)
-        now = time.perf_counter()
-        self.began = now - checkpoint["seconds"]  # as if the run had never been interrupted
-        self.first_step, self.first_tokens = checkpoint["step"], checkpoint["tokens"]
-        self.first_time = now  # for the time that is left
-        self.last_step, self.last_time, self.last_printed = checkpoint["step"], now, 0.0  # for the speed since then
+        # `first` is where this process begins, `last` where the speed is measured from.
+        self.first_tokens = progress.tokens
+        self.first_step = self.last_step = progress.step
+        self.first_time = self.last_time = time.perf_counter()
+        self.began = self.first_time - progress.seconds  # as if the run had never been interrupted
 
     @property
     def seconds(self) -> float:
@@ -61,10 +70,11 @@ class RunLog:
         record = self.records[-1]
         new = {name: v for name, v in values.items() if name not in record and (name == "samples" or math.isfinite(v))}
         record |= new
-        if self.board:
-            self.draw(step, new)
+        self.draw(step, new)
 
     def draw(self, step, values):
+        if not self.board:
+            return
         for name in values.keys() - {"step", "tokens", "seconds", "samples"}:
             self.board.add_scalar(name, values[name], step)
         for prompt, text in values.get("samples", {}).items():
@@ -92,8 +102,8 @@ class RunLog:
             prompt, text = list(samples.items())[-1]
             self.line(f"    {one_line((prompt + text)[:40])}")
         is_best = figures["val_loss"] < self.best_val_loss
-        self.useless_evaluations = useless_evaluations(self.records)
         self.best_val_loss = min(figures["val_loss"], self.best_val_loss)
+        self.useless_evaluations = useless_evaluations(self.records)
         return is_best
 
     def training(self, step, lr, train_loss, grad_norm):
@@ -110,7 +120,9 @@ class RunLog:
         )
 
     def save(self, step):
-        """Write the log. The speed of training does not count the time up to here since its last record."""
+        """Write the log. Evaluating and saving are no training, so the speed is measured anew from here on."""
+        if not distributed.is_main:
+            return
         write_json(self.config.run_dir / LOG, self.header | {"records": self.records})
         if any("samples" in record for record in self.records):
             write_samples(self.config.run_dir / SAMPLES, self.records)
@@ -127,7 +139,7 @@ class RunLog:
         if self.live:
             # A line that wraps could not be drawn over.
             print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
-        elif not self.last_printed or time.monotonic() - self.last_printed > 10:
+        elif time.monotonic() - self.last_printed > 10:
             print(line, flush=True)
             self.last_printed = time.monotonic()
 

@@ -8,7 +8,7 @@ import time
 import torch
 
 from lib.machine import distributed
-from lib.machine.compilation import should_compile
+from lib.machine.compilation import compile_and_wrap, should_compile
 from lib.machine.device import device_name, free_memory, peak_memory
 from lib.machine.terminal import format_bytes, format_number, format_time, one_line
 from lib.run.checkpoint import write_checkpoint
@@ -66,8 +66,9 @@ def saved_bytes(model, autocast) -> int:
     return sum(saved.values())
 
 
-def print_plan(config, meta, model, optimizers, precision, device) -> bool:
-    """The first lines of a run. Returns whether the run seems to fit the memory."""
+def print_plan(config, meta, state, precision, device) -> bool:
+    """The first lines of a run. Returns whether the run seems to fit the memory, in all processes."""
+    model = state.model
     compiled = should_compile(model, device)
     how = [str(precision.dtype).removeprefix("torch."), "compiled" if compiled else "eager"]
     how += [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
@@ -93,7 +94,8 @@ def print_plan(config, meta, model, optimizers, precision, device) -> bool:
     )
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
-    return print_memory(config, MemoryEstimate(model, optimizers, precision), device, compiled)
+    fits = print_memory(config, MemoryEstimate(model, state.optimizers, precision), device, compiled)
+    return bool(distributed.all_reduce(int(fits), "min"))
 
 
 def meaning(epochs, ratio) -> list[str]:
@@ -122,7 +124,7 @@ def print_memory(config, estimate, device, compiled) -> bool:
     On a GPU a compiled model needs less than is estimated here. How much, its first step shows.
     """
     measured = compiled and device.type == "cuda"
-    local, micro = distributed.local_batch_size(config)
+    micro = distributed.micro_batch_size(config)
     needed, free = estimate.needed(micro), free_memory(device)
     print(
         f"memory      {'at most' if measured else 'about'} {format_bytes(needed)}:"
@@ -133,7 +135,8 @@ def print_memory(config, estimate, device, compiled) -> bool:
     if measured or not free or needed < free:
         return True
     room = 0.9 * free  # A part of what is free may be in use by the time that it is needed.
-    fits = next((n for n in range(micro - 1, 0, -1) if local % n == 0 and estimate.needed(n) < room), 0)
+    share = config.batch_size // distributed.world_size
+    fits = next((n for n in range(micro - 1, 0, -1) if share % n == 0 and estimate.needed(n) < room), 0)
     block_size = config.block_size
     while block_size > 2 and estimate.fixed + estimate.sequence * block_size / config.block_size > room:
         block_size //= 2
@@ -147,33 +150,40 @@ def print_memory(config, estimate, device, compiled) -> bool:
     return False
 
 
-def measure(train_step, write_samples, model, optimizers, config, eval_tokens, compiling, device):
+def print_time(train_step, write_samples, data, state, config, precision, device):
     """Make a few training steps and print what the run will take.
 
-    train_step: of train.py, but for the number of the step. write_samples: what follows an evaluation. compiling: the
-    seconds that it took. An evaluation is counted as a third of the time that as many tokens take in training, since
-    it has no backward pass.
+    train_step: of train.py. write_samples: what follows an evaluation. An evaluation is counted as a third of the time
+    that as many tokens take in training, since it has no backward pass.
     """
+    start = time.perf_counter()
+    model = compile_and_wrap(state.model, precision)
+    compile_seconds = time.perf_counter() - start
+
     times = []
     while len(times) < config.max_steps and (len(times) < 5 or distributed.all_reduce(sum(times), "max") < 5):
         start = time.perf_counter()
-        loss, _ = train_step(step=len(times))
+        loss, _ = train_step(model, state.optimizers, data.train, len(times), config, precision)
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
     step_seconds = statistics.median(times[2:] or times)
     step_tokens = config.batch_size * config.block_size
+    eval_tokens = len(data.val.windows(config.eval_tokens)) * config.block_size
     eval_seconds = step_seconds * eval_tokens / step_tokens / 3
+
     start = time.perf_counter()
     write_samples()
     sample_seconds = time.perf_counter() - start
+
     with unnamed_file(config.run_dir) as file:
         start = time.perf_counter()
-        write_checkpoint(file, {"model": model.state_dict(), "optimizer": [o.state_dict() for o in optimizers]})
+        write_checkpoint(file, state.state_dict())
         flush_to_disk(file)
         save_seconds = time.perf_counter() - start
+
     n_evaluations = config.max_steps // config.eval_interval + 1
     parts = {
-        "compiling": compiling,
+        "compiling": compile_seconds,
         "steps": config.max_steps * step_seconds,
         "evaluations": n_evaluations * eval_seconds,
         "samples": n_evaluations * sample_seconds,

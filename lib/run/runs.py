@@ -12,7 +12,7 @@ from lib.machine.terminal import one_line
 from lib.storage import is_number, read_json
 
 BEST, LATEST, LOG, SAMPLES = "best.pt", "ckpt.pt", "loss_log.json", "samples.md"
-HINT = "train the run again, or --resume it, to write it anew"
+LOG_HINT = "train the run again, or --resume it, to write it anew"
 
 
 def add_run_argument(parser, help="a name under out/, a folder or a checkpoint [the most recent]"):
@@ -76,11 +76,11 @@ class Run:
 
     def __init__(self, name):
         path = find_run(name, LOG)
-        log = read_json(path, HINT)
+        log = read_json(path, LOG_HINT)
         self.header, self.records, self.folder = log, sound(log.get("records")), path.parent
         config = log.get("config")
         if not isinstance(config, dict):
-            raise UserError(f"{path} is damaged (it lacks the config); {HINT}")
+            raise UserError(f"{path} is damaged (it lacks the config); {LOG_HINT}")
         self.name = run_name(self.folder)
         self.unigram_entropy = log.get("unigram_entropy")
         self.train, self.val = self.series("train_loss"), self.series("val_loss")

@@ -17,9 +17,12 @@ def signals() -> tuple:
 
 
 class StopSignal:
-    """Remembers a signal until the loop can act on it; a second one ends at once, unless it is a SIGHUP."""
+    """Remembers a signal until the loop can act on it; a second one ends at once, unless it is a SIGHUP.
 
-    number = 0
+    number: the signal that this process has heard, 0 if none. agreed: one of which all processes know.
+    """
+
+    number = agreed = 0
 
     def __enter__(self):
         # A shell starts a background job with SIGINT ignored, nohup with SIGHUP, and so it stays.
@@ -30,7 +33,7 @@ class StopSignal:
     def receive(self, number, frame):
         self.number = number
         if distributed.is_torchrun:
-            return  # It passes on what a terminal or a scheduler may have sent already, so a second one means nothing.
+            return  # One Ctrl-C arrives twice, from the terminal and from torchrun, which passes on what it hears.
         self.__exit__()
         if hasattr(signal, "SIGHUP"):  # A closed terminal sends it twice, by way of the shell and by itself.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -40,8 +43,8 @@ class StopSignal:
 
     def requested(self):
         """The signal that any of the processes has heard, 0 if none: all call this, so that all stop together."""
-        self.number = distributed.all_reduce(self.number, "max")
-        return self.number
+        self.agreed = distributed.all_reduce(self.number, "max")
+        return self.agreed
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():
