@@ -34,7 +34,7 @@ from lib.run.log import RunLog, say_what_is_next
 from lib.run.plan import print_plan, print_time
 from lib.run.signals import StopSignal
 from lib.run.start import begin, lock_run
-from lib.tokens.data import read_data
+from lib.tokens.data import Data
 from model import GPT
 
 SAMPLE_TOKENS = 100
@@ -246,7 +246,7 @@ def main(argv=None):
     device = pick_device(config.device, GPT, config, config.dtype)
     precision = pick_precision(config.dtype, device)
     set_up(device)
-    data = read_data(config, args.given, device)
+    data = Data(config, args.given, device)
     state = new_state(config, data.meta["vocab_size"], precision, device)
     text_model = TextModel(state.average, data.tokenizer, config.tokens_dir / "tokenizer.json")
     prompts = read_prompts(config, data.val, text_model)
@@ -256,7 +256,7 @@ def main(argv=None):
     if args.plan:
         if fits:
             write_samples = functools.partial(continue_prompts, text_model, prompts)
-            print_time(train_step, write_samples, data, state, config, precision, device)
+            print_time(train_step, write_samples, data, state, config, precision)
         return 0
 
     with lock_run(config), StopSignal() as stop:
@@ -264,10 +264,10 @@ def main(argv=None):
         model = compile_and_wrap(state.model, precision)
         log = RunLog(config, data.meta, device, progress)
         if log.records:
-            log.save(progress.step)  # A crash may have come between the checkpoint and its log.
+            log.save(log.first_step)  # A crash may have come between the checkpoint and its log.
         health = Health(device, precision.scaler, config)
 
-        for step in range(progress.step, config.max_steps + 1):
+        for step in range(log.first_step, config.max_steps + 1):
             lr = set_lr(state.optimizers, step, config)
             last = step == config.max_steps
 

@@ -34,7 +34,7 @@ from lib.machine.device import computes_like_cpu, device_name, peak_memory, pick
 from lib.run.checkpoint import save_checkpoint
 from lib.storage import write_json
 from lib.text.corpus import Corpus
-from lib.tokens.data import read_data
+from lib.tokens.data import Data
 from model import GPT
 
 SCRIPTS = ("train_tokenizer.py", "prepare.py", "train.py", "sample.py", "plot_loss.py")
@@ -142,7 +142,7 @@ def main(argv=None):
     device = pick_device(config.device, GPT, config, config.dtype)
     precision = pick_precision(config.dtype, device)
     set_up(device)
-    data = read_data(config, args.given, device)
+    data = Data(config, args.given, device)
     table = Table()
     torch.manual_seed(config.seed)
     model = GPT(config, data.meta["vocab_size"]).to(device)

@@ -110,20 +110,20 @@ def save_run(log, step, state, tokenizer_json, is_best=False):
     if not distributed.is_main:
         return
     run_dir = log.config.run_dir
-    about = {
+    published = {
+        "model": state.average.state_dict(),
         "config": dataclasses.asdict(log.config),
         "tokenizer": tokenizer_json,
         "step": step,
         "tokens": log.tokens(step),
     }
     if is_best:
-        best = {"model": state.average.state_dict(), "val_loss": log.best_val_loss}
-        save_checkpoint(run_dir / BEST, best | about)
+        save_checkpoint(run_dir / BEST, published | {"val_loss": log.best_val_loss})
     progress = {
         "best_val_loss": log.best_val_loss,
         "data": log.header["data"]["train"]["sha256"],
         "seconds": log.seconds,
         "records": log.records,
     }
-    save_checkpoint(run_dir / LATEST, state.state_dict() | about | progress)
+    save_checkpoint(run_dir / LATEST, published | state.state_dict() | progress)
     log.save(step)

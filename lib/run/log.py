@@ -14,23 +14,12 @@ from lib.run.runs import LOG, SAMPLES, useless_evaluations
 from lib.storage import write_json, write_text
 
 
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come: what its checkpoint says beside the tensors. The defaults are those of a new run."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    records: list = dataclasses.field(default_factory=list)
-    best_val_loss: float = math.inf
-
-
 class RunLog:
     """The records of a run, for loss_log.json and TensorBoard, its lines on the terminal, and its clock."""
 
     def __init__(self, config, meta, device, progress):
-        """meta: of the tokens. progress: where the run goes on from."""
-        self.config, self.records, self.best_val_loss = config, progress.records, progress.best_val_loss
+        """meta: of the tokens. progress: how far the run has come, see `begin`."""
+        self.config, self.records, self.best_val_loss = config, progress["records"], progress["best_val_loss"]
         self.header = {
             "config": dataclasses.asdict(config),
             "hardware": hardware(device),
@@ -47,10 +36,10 @@ class RunLog:
         for record in self.records:
             self.draw(record["step"], record)
         # `first` is where this process begins, `last` where the speed is measured from.
-        self.first_tokens = progress.tokens
-        self.first_step = self.last_step = progress.step
+        self.first_tokens = progress["tokens"]
+        self.first_step = self.last_step = progress["step"]
         self.first_time = self.last_time = time.perf_counter()
-        self.began = self.first_time - progress.seconds  # as if the run had never been interrupted
+        self.began = self.first_time - progress["seconds"]  # as if the run had never been interrupted
 
     @property
     def seconds(self) -> float:

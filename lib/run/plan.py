@@ -150,7 +150,7 @@ def print_memory(config, estimate, device, compiled) -> bool:
     return False
 
 
-def print_time(train_step, write_samples, data, state, config, precision, device):
+def print_time(train_step, write_samples, data, state, config, precision):
     """Make a few training steps and print what the run will take.
 
     train_step: of train.py. write_samples: what follows an evaluation. An evaluation is counted as a third of the time
@@ -195,7 +195,7 @@ def print_time(train_step, write_samples, data, state, config, precision, device
         f" about {format_time(total)} to the end"
     )
     print("            of it " + ", ".join(f"{format_time(seconds)} {part}" for part, seconds in parts.items()))
-    peak, whose = peak_memory(device)
+    peak, whose = peak_memory(data.train.device)
     if peak:
         print(f"memory      {format_bytes(peak)} used at most, {whose}")
     if total > 7200:

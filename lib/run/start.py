@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
+import math
 import shlex
 
 from lib import qwen3
 from lib.errors import UserError
 from lib.machine import distributed
 from lib.run.checkpoint import load_checkpoint, one_line_if_damaged
-from lib.run.log import Progress
 from lib.run.runs import BEST, LATEST, LOG
 from lib.storage import lock_folder, remove_leftovers
 
@@ -16,40 +16,35 @@ KEPT = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "ffn_size")  # 
 KEPT += ("rope_theta", "norm_eps", "tie_embeddings", "block_size", "optimizer")
 
 
-@contextlib.contextmanager
 def lock_run(config):
-    """Let no other process write into the folder of a run, and clear away what a killed one left there half-written."""
-    if not distributed.is_main:
-        yield
-        return
-    with lock_folder(config.run_dir):
-        remove_leftovers(config.run_dir)
-        yield
+    """A context in which no other process writes into the folder of a run."""
+    return lock_folder(config.run_dir) if distributed.is_main else contextlib.nullcontext()
 
 
-def begin(config, args, restarts, data, state, get_lr) -> Progress:
+def begin(config, args, restarts, data, state, get_lr) -> dict:
     """Bring a state to where the run begins. Returns how far the run has come. Raises UserError.
 
     restarts: see `find_checkpoint`. get_lr: of train.py, (step, config) -> the learning rate.
     """
-    path, sha256 = config.run_dir / LATEST, data.meta["train"]["sha256"]
     checkpoint = find_checkpoint(config, args.resume, args.overwrite, restarts, data.tokenizer_json)
-    progress = Progress()
-    if checkpoint:
-        progress = Progress(**{field.name: checkpoint[field.name] for field in dataclasses.fields(Progress)})
-    mine = {"device": data.train.device.type, "training tokens": sha256[:12], "first step": progress.step}
+    progress = {"step": 0, "tokens": 0, "seconds": 0.0, "records": [], "best_val_loss": math.inf}
+    if checkpoint:  # Its tensors, which are large, are let go when they have been restored.
+        progress = {key: checkpoint[key] for key in progress}
+    path, sha256 = config.run_dir / LATEST, data.meta["train"]["sha256"]
+    mine = {"device": data.train.device.type, "training tokens": sha256[:12], "first step": progress["step"]}
     distributed.check_agreement(dataclasses.asdict(config) | mine)
     if checkpoint:
         with one_line_if_damaged(path):
             state.load_state_dict(checkpoint)
         say_what_changes(checkpoint, config, sha256, get_lr)
-        print(f"resumed {path} at step {progress.step:,}")
-        return progress
-    if config.init_from:
+        print(f"resumed {path} at step {progress['step']:,}")
+    elif config.init_from:
         qwen3.load_weights(config.init_from, state.model, data.tokenizer_json)
         state.average.load_state_dict(state.model.state_dict())
-    if distributed.is_main:  # After a crash --resume would otherwise go on with the run that is replaced.
-        path.unlink(missing_ok=True)
+    if distributed.is_main:
+        remove_leftovers(config.run_dir)
+        if not checkpoint:  # After a crash --resume would otherwise go on with the old run.
+            path.unlink(missing_ok=True)
     return progress
 
 
