@@ -271,12 +271,12 @@ def main(argv=None):
             lr = set_lr(state.optimizers, step, config)
             last = step == config.max_steps
 
-            # Evaluate and save
+            # Evaluate and save. Before a stop a part is evaluated, so that no weights are saved that have diverged.
             due = (last or step % config.eval_interval == 0) and not log.has_evaluation(step)
             if stop.requested() or due:
                 figures = evaluate(state.average, data.val, data.lengths, config, precision, stop)
                 health.check(step, figures["val_loss"])
-                if stop.requested():  # A signal breaks an evaluation off: what there is of it is not logged.
+                if stop.requested():  # It broke the evaluation off, so there is none to log.
                     save_run(log, step, state, data.tokenizer_json)
                     break
                 samples = continue_prompts(text_model, prompts) if distributed.is_main else {}
