@@ -100,22 +100,19 @@ def print_plan(config, meta, state, precision, device) -> bool:
 
 def meaning(epochs, ratio) -> list[str]:
     """What to expect of so many epochs (https://arxiv.org/abs/2305.16264) and tokens per parameter (2203.15556)."""
-    n = format_number(epochs)
     if epochs < 1:
-        lines = [f"{n} epochs: not all of the text is read; training and validation loss will stay close"]
+        text = "not all of the text is read; training and validation loss will stay close"
     elif epochs <= 4:
-        lines = [f"{n} epochs: up to about 4, reading a text again teaches almost as much as new text"]
+        text = "up to about 4, reading a text again teaches almost as much as new text"
     elif epochs <= 16:
-        lines = [f"{n} epochs: past about 4 a text teaches less each time; the validation loss will flatten"]
+        text = "past about 4 a text teaches less each time; the validation loss will flatten"
     else:
-        lines = [
-            f"{n} epochs: the text will be learned by heart and the validation loss rise again, unless the model is"
-            " small or dropout high"
-        ]
-    n = format_number(ratio)
-    if ratio < 20:
-        return [*lines, f"{n} tokens per parameter: the model has room for more; about 20 suit its size best"]
-    return [*lines, f"{n} tokens per parameter: about 20 suit a model; a larger one would learn more from them"]
+        text = "the text will be learned by heart and the validation loss rise again, unless the model is small or"
+        text += " dropout high"
+    size = "the model has room for more; about 20 suit its size best"
+    if ratio >= 20:
+        size = "about 20 suit a model; a larger one would learn more from them"
+    return [f"{format_number(epochs)} epochs: {text}", f"{format_number(ratio)} tokens per parameter: {size}"]
 
 
 def print_memory(config, estimate, device, compiled) -> bool:
@@ -158,7 +155,7 @@ def print_time(train_step, write_samples, data, state, config, precision):
     """
     start = time.perf_counter()
     model = compile_and_wrap(state.model, precision)
-    compile_seconds = time.perf_counter() - start
+    parts = {"compiling": time.perf_counter() - start}
 
     times = []
     while len(times) < config.max_steps and (len(times) < 5 or distributed.all_reduce(sum(times), "max") < 5):
@@ -166,29 +163,21 @@ def print_time(train_step, write_samples, data, state, config, precision):
         loss, _ = train_step(model, state.optimizers, data.train, len(times), config, precision)
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
-    step_seconds = statistics.median(times[2:] or times)
-    step_tokens = config.batch_size * config.block_size
-    eval_tokens = len(data.val.windows(config.eval_tokens)) * config.block_size
-    eval_seconds = step_seconds * eval_tokens / step_tokens / 3
+    step_seconds, step_tokens = statistics.median(times[2:] or times), config.batch_size * config.block_size
+    parts["steps"] = config.max_steps * step_seconds
 
+    n_evaluations = config.max_steps // config.eval_interval + 1
+    eval_tokens = len(data.val.windows(config.eval_tokens)) * config.block_size
+    parts["evaluations"] = n_evaluations * step_seconds * eval_tokens / step_tokens / 3
     start = time.perf_counter()
     write_samples()
-    sample_seconds = time.perf_counter() - start
-
+    parts["samples"] = n_evaluations * (time.perf_counter() - start)
     with unnamed_file(config.run_dir) as file:
         start = time.perf_counter()
         write_checkpoint(file, state.state_dict())
         flush_to_disk(file)
-        save_seconds = time.perf_counter() - start
+        parts["checkpoints"] = n_evaluations * (time.perf_counter() - start)
 
-    n_evaluations = config.max_steps // config.eval_interval + 1
-    parts = {
-        "compiling": compile_seconds,
-        "steps": config.max_steps * step_seconds,
-        "evaluations": n_evaluations * eval_seconds,
-        "samples": n_evaluations * sample_seconds,
-        "checkpoints": n_evaluations * save_seconds,
-    }
     total = sum(parts.values())
     print(
         f"time        {1000 * step_seconds:,.1f} ms a step, {step_tokens / step_seconds:,.0f} tokens a second;"
