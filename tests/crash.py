@@ -153,8 +153,6 @@ def crash_training(home, steps, plan, moments):
 
     Returns (signals, the file it was writing or "-") for each.
     """
-    finish(home, ["train_tokenizer.py", *TINY])
-    finish(home, ["prepare.py", *TINY])
     words = ["train.py", *TRAINING, f"--max_steps={steps}", "--resume"]
     longest = finish(home, [*words, "--run=whole"])
     whole = read_run(home / "out" / "whole")
@@ -240,12 +238,12 @@ def main(argv=None):
         home = Path(scratch)
         make_home(home)
         tokens = home / "data" / "book" / "bpe400"
-        report("train.py", crash_training(home, args.steps, plan, moments))
         for words, names in (
             (["train_tokenizer.py", *TINY], ("tokenizer.json", "vocab.json", "merges.txt")),
             (["prepare.py", *TINY], ("train.bin", "val.bin", "meta.json")),
         ):
             report(words[0], crash_script(home, words, tokens, names, few, moments))
+        report("train.py", crash_training(home, args.steps, plan, moments))
         corpora = [["data/poetry.py", "--from", "clone"]]
         corpora += [["data/sanguo.py"], ["data/poetry.py"]] if args.network else []
         for words in corpora:

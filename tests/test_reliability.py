@@ -53,8 +53,27 @@ def read_log(home, run="run"):
 
 def test_killed_and_stopped_at_random_moments(capsys):
     """A kill of each script, and a stop."""
-    crash.main(["--kills=1", "--stops=1", "--steps=100"])
+    crash.main(["--kills=1", "--stops=1", "--steps=30"])
     assert capsys.readouterr().out.count(" kills, ") == 4
+
+
+def test_a_kill_at_any_moment_of_a_save(book, monkeypatch):
+    """What is there when a name is about to change is what a kill leaves. It ends as a run that was not killed."""
+    run, states, replace = book / "out" / "run", [], os.replace
+
+    def call(*args):
+        states.append(run.with_name(f"state{len(states)}"))
+        shutil.copytree(run, states[-1])
+        replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", call)
+        assert train.main(TINY) == 0
+    assert len(states) == 9  # three times the log and two checkpoints
+    for state in states:
+        assert train.main([*TINY, f"--run={state.name}", "--resume"]) == 0
+        assert same(read_run(state), read_run(run))
+        assert {p.name for p in state.iterdir()} == {p.name for p in run.iterdir()}
 
 
 def test_data_reaches_the_disk_before_the_name_does(home, monkeypatch):
