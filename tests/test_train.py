@@ -5,9 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import weakref
 from pathlib import Path
 
@@ -221,32 +218,15 @@ def test_a_compiler_that_fails_is_no_obstacle(book, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_a_signal_saves_and_stops(clone):
-    """Two processes at once, because most of their time is the import of torch."""
-    numbers = {"ctrl_c": signal.SIGINT, "end": signal.SIGTERM}
-    flags = [*TINY, "--max_steps=100000", "--eval_interval=100000", "--log_interval=1"]
-    processes = {
-        run: subprocess.Popen(
-            [sys.executable, "train.py", *flags, f"--run={run}"],
-            cwd=clone,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for run in numbers
-    }
-    for run, process in processes.items():
-        while not process.stdout.readline().startswith("step 0/"):
-            assert process.poll() is None
-        time.sleep(0.3)
-        process.send_signal(numbers[run])
-    for run, process in processes.items():
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 128 + numbers[run]
-        assert err.split("\n") == ["", "stopping after this step; once more to stop at once", ""]
-        step = load_checkpoint(clone / "out" / run / "ckpt.pt")["step"]
-        assert step > 0 and f"saved step {step:,}; go on with: python train.py" in out
-        assert [r["step"] for r in records(clone, run)] == list(range(step))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(book, monkeypatch, capfd, number):
+    at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), number))
+    assert train.main(TINY) == 128 + number
+    out, err = capfd.readouterr()
+    assert err == "\nstopping after this step; once more to stop at once\n"
+    assert load_checkpoint(book / "out" / "run" / "ckpt.pt")["step"] == 8
+    assert "saved step 8; go on with: python train.py" in out
+    assert [r["step"] for r in records(book)] == list(range(8))
 
 
 def test_resuming(book, run, capsys, fails):
