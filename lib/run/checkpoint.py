@@ -42,8 +42,8 @@ class TrainState:
         """Take up what a checkpoint holds. Learning rate, betas and decay stay those of the config."""
         self.average.load_state_dict(saved["model"])
         self.model.load_state_dict(saved.get("weights", saved["model"]))  # Older versions had no average.
-        for optimizer, its in zip(self.optimizers, saved["optimizer"], strict=True):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": its["state"]})
+        for optimizer, old in zip(self.optimizers, saved["optimizer"], strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": old["state"]})
             muon = isinstance(optimizer, torch.optim.Muon)
             for weight, memory in optimizer.state.items():
                 # The optimizer trusts their shapes and strides: it would write beyond a tensor that is smaller.
