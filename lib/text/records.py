@@ -52,8 +52,9 @@ def read_values(pieces, where):
                 if piece and len(text) - place < LONGEST_RECORD:
                     break
                 message = getattr(error, "msg", str(error))  # A number of too many digits is another error.
-                or_longer = f", or longer than {LONGEST_RECORD:,} characters" if piece else ""
-                problem = f"not JSON ({message[0].lower()}{message[1:]}){or_longer}"
+                problem = f"not JSON ({message[0].lower()}{message[1:]})"
+                if piece:  # Nobody knows how it would go on.
+                    problem = f"longer than {LONGEST_RECORD:,} characters, or {problem}"
                 raise UserError(f"{here}: {problem}; mend this record, or remove it") from None
             if piece and len(text) - end < LONGEST_NUMBER:
                 break  # It may be the first digits of a number.

@@ -180,7 +180,7 @@ def _read_one_meta(path) -> dict:
     try:
         k, n = parse_shard(meta.get("shard", "1/1"))
         numbers = [meta["vocab_size"], *(meta[split][key] for split in ("train", "val") for key in SUMS)]
-        hashes = [meta[split]["sha256"] for split in ("train", "val")]
+        hashes = [meta["tokenizer_sha256"], meta["train"]["sha256"], meta["val"]["sha256"]]
         counts = np.array(meta["counts"].split(), dtype=np.int64) if n > 1 else None
         settings = dict(meta.get("settings", {}))  # Older versions wrote none, nor the sizes of the sources.
         sources = {s["file"]: (s["bytes"], s["modified"]) for s in meta["sources"] if "bytes" in s}
