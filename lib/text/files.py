@@ -84,7 +84,7 @@ def _as_people_count(path):
 def files_of_shard(sizes, shard) -> list[Path]:
     """The files of shard (K, N): the K-th of N runs of files, of about as many bytes each, and none without a file.
 
-    No run is larger than an Nth of all and the largest file. sizes: {path: bytes} of all files; empty ones are in no
+    No run is larger than an Nth of all plus the largest file. sizes: {path: bytes} of all files; empty ones are in no
     shard. Raises UserError.
     """
     (k, n), paths = shard, [path for path in sizes if sizes[path]]

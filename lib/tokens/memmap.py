@@ -21,7 +21,10 @@ class Tokens:
         n = len(meta[split]["shards"])
         self.paths = [config.tokens_dir / f"{split}{shard_suffix(k, n)}.bin" for k in range(1, n + 1)]
         dtype = np.dtype(meta["dtype"]).newbyteorder("<")
-        self.shards = [open_memmap(path, dtype) for path in self.paths]
+        self.shards = [np.memmap(path, dtype, mode="r") for path in self.paths]
+        if hasattr(mmap, "MADV_RANDOM"):  # Otherwise a block from a cold disk fetches megabytes around it.
+            for shard in self.shards:
+                shard.base.madvise(mmap.MADV_RANDOM)
         sizes = [len(shard) for shard in self.shards]
         offsets = [max(0, size - self.block_size) for size in sizes]
         self.n_tokens, self.n_offsets = sum(sizes), sum(offsets)
@@ -77,11 +80,3 @@ class Tokens:
             parts.append(shard[:n])
             n -= len(parts[-1])
         return self.check(np.concatenate(parts))
-
-
-def open_memmap(path, dtype):
-    """A file of token ids, of which the system is told that it will be read here and there."""
-    ids = np.memmap(path, dtype, mode="r")
-    if hasattr(mmap, "MADV_RANDOM"):  # Otherwise a block from a cold disk fetches megabytes around it.
-        ids.base.madvise(mmap.MADV_RANDOM)
-    return ids
