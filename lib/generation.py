@@ -104,8 +104,7 @@ class KVCache:
     def __init__(self, config, batch_size, device):
         shape = (config.n_layer, batch_size, config.n_kv_head, config.block_size, config.head_size)
         self.keys, self.values = torch.zeros(2, *shape, device=device)
-        # A tensor, so that a CUDA graph does the same for every length.
-        self.length = torch.zeros(1, dtype=torch.int64, device=device)
+        self.length = torch.zeros(1, dtype=torch.int64, device=device)  # A CUDA graph reads a tensor anew each time.
 
     def append(self, n):
         """Make room for n tokens. Returns their positions, (n,), and what each layer gets as its cache: see Attention.
@@ -182,7 +181,9 @@ def stream(model, idx, max_new_tokens, sampling, automaton=None):
         unread += 1
         if idx.is_cpu or unread == min(UNREAD, size // 2) or i == max_new_tokens - 1:
             if not writer.healthy:
-                raise FloatingPointError("logits not finite: the weights are damaged, or repetition_penalty is extreme")
+                raise FloatingPointError(
+                    "the logits are not finite: the weights are damaged, or repetition_penalty is extreme"
+                )
             yield from window[:, -unread:].T.cpu()
             unread = 0
 
@@ -258,8 +259,7 @@ class TextModel:
     def generate(self, prompt, max_new_tokens=200, ignore_eos=False, stop=(), **sampling):
         """Continue a text (str in, str out), or token ids ((B, T) in, (B, T + new) out), until <eos>.
 
-        stop: texts; a sample ends before the first of them that appears. They are for a text, not for token ids.
-        sampling: the fields of Sampling.
+        stop: texts; a sample of text ends before the first of them that appears. sampling: the fields of Sampling.
         """
         if isinstance(prompt, str):
             return "".join(new for [new] in self.stream(prompt, 1, max_new_tokens, ignore_eos, stop, **sampling))

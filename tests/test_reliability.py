@@ -484,7 +484,7 @@ def test_what_the_fuzzer_found(run, book, home, fails):
     """Each was a traceback once."""
     assert "-- cannot be the value" in fails(sample.main, ["--run=run", "--prompt=--"], code=2)
     assert "not between" in fails(sample.main, ["--run=run", "--prompt=x", "--top_p=1e-308"], code=2)
-    assert "is a folder" in fails(plot_loss.main, ["run", "--out=."])
+    assert "is a folder" in fails(plot_loss.main, ["run", "--out=."], code=2)
     config = home / "half.py"
     config.write_text("corpus = '\\ud800'\n", encoding="utf-8")
     assert "run prepare.py" in fails(train.main, [str(config), *TINY, "--run=half", "--max_steps=1"])
