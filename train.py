@@ -10,10 +10,10 @@ Writes  out/<run>/ckpt.pt (the latest state), best.pt (the best validation loss)
 Ctrl-C saves and stops, as do SIGTERM and a closed terminal; --resume goes on as if nothing had happened.
 """
 
-# The path of one evening, in this order: config/tiny.py and config/__init__.py (what can be set), train_tokenizer.py and
-# prepare.py (a text becomes tokens), lib/tokens/memmap.py (blocks of tokens), model.py (the network), this file (batches,
-# learning rate, optimizer, evaluation, one step, and at its end the loop), lib/run/checkpoint.py and lib/run/log.py (what
-# a run saves), lib/generation.py and sample.py (how it writes), plot_loss.py. All else may be met later or never.
+# The path of one evening, in this order: config/tiny.py and config/__init__.py (what can be set), train_tokenizer.py
+# and prepare.py (a text becomes tokens), lib/tokens/memmap.py (blocks of them), model.py (the network), this file
+# (batches, learning rate, optimizer, evaluation, one step, the loop), lib/run/checkpoint.py and lib/run/log.py (what a
+# run saves), lib/generation.py and sample.py (how it writes), plot_loss.py. All else may be met later or never.
 
 import lib.machine.startup  # noqa: F401  It must be first; it says why.
 

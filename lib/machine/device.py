@@ -196,12 +196,6 @@ def device_name(device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def hardware(device) -> dict:
-    """What the log of a run says of the machine."""
-    processes = {"processes": distributed.world_size, "torch": torch.__version__}
-    return {"device": device.type, "name": device_name(device)} | processes
-
-
 def free_memory(device) -> int:
     """Bytes that a process can still use: of the GPU, or of the machine or container. 0 where nobody says."""
     if device.type == "cuda":

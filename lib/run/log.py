@@ -7,8 +7,10 @@ import shutil
 import sys
 import time
 
+import torch
+
 from lib.machine import distributed
-from lib.machine.device import hardware
+from lib.machine.device import device_name
 from lib.machine.terminal import format_time, one_line
 from lib.run.runs import LOG, SAMPLES, useless_evaluations
 from lib.storage import write_json, write_text
@@ -22,7 +24,12 @@ class RunLog:
         self.config, self.records, self.best_val_loss = config, progress["records"], progress["best_val_loss"]
         self.header = {
             "config": dataclasses.asdict(config),
-            "hardware": hardware(device),
+            "hardware": {
+                "device": device.type,
+                "name": device_name(device),
+                "processes": distributed.world_size,
+                "torch": torch.__version__,
+            },
             "data": {split: meta[split] for split in ("train", "val")},
             "vocab_size": meta["vocab_size"],
             "unigram_entropy": meta["unigram_entropy"],
