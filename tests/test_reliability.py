@@ -51,9 +51,9 @@ def read_log(home, run="run"):
 # --- crashes
 
 
-def test_killed_and_stopped_at_random_moments(capsys):
-    """A kill of each script, and a stop."""
-    crash.main(["--kills=1", "--stops=1", "--steps=30"])
+def test_killed_at_random_moments(capsys):
+    """A kill of each script."""
+    crash.main(["--kills=1", "--stops=0", "--steps=50"])
     assert capsys.readouterr().out.count(" kills, ") == 4
 
 
@@ -253,6 +253,23 @@ def test_a_signal_while_evaluating_or_compiling(book, monkeypatch, capfd, number
     assert ended["ckpt.pt"]["step"] == 0 and ended["best.pt"] is None and ended["loss_log.json"] == []
     for run in ("run", "whole"):
         assert train.main([*TINY, "--micro_batch_size=1", f"--run={run}", "--resume"]) == 0
+    assert same(read_run(book / "out" / "run"), read_run(book / "out" / "whole"))
+
+
+def test_signals_wait_while_a_checkpoint_is_written(book, monkeypatch):
+    """Two of them, which would end it at once."""
+    save, saved = torch.save, []
+
+    def call(*args):
+        for _ in range(2):
+            send(signal.SIGINT)
+        saved.append(save(*args))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", call)
+        assert train.main(TINY) == 130 and len(saved) == 1
+    for run in ("run", "whole"):
+        assert train.main([*TINY, f"--run={run}", "--resume"]) == 0
     assert same(read_run(book / "out" / "run"), read_run(book / "out" / "whole"))
 
 
