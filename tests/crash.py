@@ -225,7 +225,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="of train.py; each other script gets a third [100]")
     parser.add_argument("--stops", type=int, default=100, help="of train.py, by Ctrl-C and SIGTERM [100]")
-    parser.add_argument("--steps", type=int, default=500, help="of train.py [500]")
+    parser.add_argument("--steps", type=int, default=500, help="of train.py, 0: it is left alone [500]")
     parser.add_argument("--network", action="store_true", help="kill the downloading data/ scripts too")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments [the time]")
     args = parser.parse_args(argv)
@@ -243,7 +243,8 @@ def main(argv=None):
             (["prepare.py", *TINY], ("train.bin", "val.bin", "meta.json")),
         ):
             report(words[0], crash_script(home, words, tokens, names, few, moments))
-        report("train.py", crash_training(home, args.steps, plan, moments))
+        if args.steps:
+            report("train.py", crash_training(home, args.steps, plan, moments))
         corpora = [["data/poetry.py", "--from", "clone"]]
         corpora += [["data/sanguo.py"], ["data/poetry.py"]] if args.network else []
         for words in corpora:

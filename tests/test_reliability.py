@@ -52,28 +52,34 @@ def read_log(home, run="run"):
 
 
 def test_killed_at_random_moments(capsys):
-    """A kill of each script."""
-    crash.main(["--kills=1", "--stops=0", "--steps=50"])
-    assert capsys.readouterr().out.count(" kills, ") == 4
+    """A kill of each script but train.py."""
+    crash.main(["--kills=1", "--stops=0", "--steps=0"])
+    assert capsys.readouterr().out.count(" kills, ") == 3
 
 
-def test_a_kill_at_any_moment_of_a_save(book, monkeypatch):
-    """What is there when a name is about to change is what a kill leaves. It ends as a run that was not killed."""
-    run, states, replace = book / "out" / "run", [], os.replace
+def test_a_training_that_is_killed_at_any_moment(book, monkeypatch):
+    """What is on the disk then is what a kill leaves. It ends as a run that was not killed, killed once or twice."""
+    killed, replace, evaluate = [], os.replace, train.evaluate
 
-    def call(*args):
-        states.append(run.with_name(f"state{len(states)}"))
-        shutil.copytree(run, states[-1])
-        replace(*args)
+    def training(run):
+        def kill():
+            killed.append(run.with_name(f"killed{len(killed)}"))
+            shutil.copytree(run, killed[-1])
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", call)
-        assert train.main(TINY) == 0
-    assert len(states) == 9  # three times the log and two checkpoints
-    for state in states:
-        assert train.main([*TINY, f"--run={state.name}", "--resume"]) == 0
-        assert same(read_run(state), read_run(run))
-        assert {p.name for p in state.iterdir()} == {p.name for p in run.iterdir()}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", lambda *args: (kill(), replace(*args)))
+            patch.setattr(train, "evaluate", lambda *args: (kill(), evaluate(*args))[1])
+            at_step(patch, 15, kill)
+            assert train.main([*TINY, f"--run={run.name}", "--resume"]) == 0
+        return read_run(run)
+
+    whole = training(book / "out" / "run")
+    assert len(killed) == 13  # three evaluations, each followed by a save of three files, and step 15
+    assert same(training(killed[8]), whole) and len(killed) > 13  # from that step on, a second time
+    for run in killed:
+        assert train.main([*TINY, f"--run={run.name}", "--resume"]) == 0
+        assert same(read_run(run), whole)
+        assert {p.name for p in run.iterdir()} == {"ckpt.pt", "best.pt", "loss_log.json", ".lock"}
 
 
 def test_data_reaches_the_disk_before_the_name_does(home, monkeypatch):
