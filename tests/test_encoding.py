@@ -39,7 +39,7 @@ COMMON_CASES = [case for case in CASES if case[2] in COMMON]
 )
 def test_the_common_encodings_are_found_without_a_doubt(name, text, encoding):
     words = random.Random(0)
-    for data in (text.encode(encoding), (text * 20).encode(encoding)):
+    for data in (text.encode(encoding), (text * 5).encode(encoding)):
         broken, lost = bytearray(data), bytearray(data)
         for _ in range(3):
             broken[words.randrange(len(data))] = words.choice([0xFF, 0x80])
