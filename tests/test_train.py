@@ -457,9 +457,9 @@ def test_out_of_memory_says_what_to_lower(book, fails):
 
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 29), before[1]))
     try:
-        error = fails(train.main, [*TINY, "--batch_size=50000"])  # whose logits alone take 2.5 GB
+        error = fails(train.main, [*TINY, "--batch_size=25000"])  # whose logits alone take 1.3 GB
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert error.startswith("error: out of memory: lower micro_batch_size")
