@@ -1,5 +1,6 @@
 """Each test works in a folder of its own, with a small real corpus, tokenizer and tokens made by the scripts."""
 
+import gc
 import os
 import random
 import shutil
@@ -29,6 +30,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+gc.disable()
+
+
+def pytest_collection_finish():
+    """What is imported now stays. To look for garbage in it, again and again, would take seconds."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config):
