@@ -195,7 +195,14 @@ def test_gradients_are_clipped(book):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--dtype=bfloat16"], ["--dtype=float16"], ["--dropout=0.1"], ["--compile=on"], ["--optimizer=muon"]]
+    "flags",
+    [
+        ["--dtype=bfloat16"],
+        ["--dtype=float16"],
+        ["--dropout=0.1"],
+        ["--compile=on", "--n_layer=1"],
+        ["--optimizer=muon"],
+    ],
 )
 def test_other_arithmetic_learns_too(book, flags, capsys):
     assert train.main([*TINY, *flags]) == 0
