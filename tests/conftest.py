@@ -32,19 +32,17 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-gc.disable()
-
-
-def pytest_collection_finish():
-    """What is imported now stays. To look for garbage in it, again and again, would take seconds."""
-    gc.freeze()
-    gc.enable()
-
-
 def pytest_configure(config):
     """What is not marked gpu compares exactly, which holds on a CPU only."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """What has been imported stays. To look for garbage in it, again and again, would take seconds."""
+    gc.freeze()
+    gc.enable()
 
 
 SCRIPTS = Path(config.__file__).parent.parent
