@@ -11,11 +11,9 @@ from lib.errors import UserError
 from lib.machine.terminal import first_few, one_line
 from lib.text.decoding import check_name
 from lib.text.documents import SEPARATORS, compile_separator, inspect, read_documents
-from lib.text.files import NO_TEXT, OTHERS, files_of_shard, find_files
+from lib.text.files import files_of_shard, find_files
 from lib.text.pieces import cut, line_start
 from lib.text.records import CHATS
-
-HINTS = {OTHERS: "; what is text among them is read if it is named .txt", NO_TEXT: "; --corpus=FILE says why"}
 
 
 class Corpus:
@@ -52,29 +50,27 @@ class Corpus:
             self.notes += notes
         if len(unread) > len(self.files):
             raise next(iter(unread.values()))
-        self.skipped[NO_TEXT] = list(unread)
-        self.tally = collections.Counter()
+        self.skipped.append(("files without text, or damaged", list(unread), "; --corpus=FILE says why"))
         self.characters = self.bytes = self.documents = self.longest = length = 0
-        for text, is_new in self.pieces(self.tally):
+        for text, is_new in self.pieces():
             length = len(text) + (0 if is_new else length)
             self.longest = max(self.longest, length)
             self.characters += len(text)
             self.bytes += len(text.encode())
             self.documents += is_new
         if not self.characters:
-            where = "the corpus" if shard == (1, 1) else f"shard {shard[0]}/{shard[1]} of the corpus"
-            raise UserError(f"{where} {paths[0]} holds no text")
+            raise UserError(f"{paths[0]}: the corpus, or this shard of it, holds no text")
 
     @property
     def train_bytes(self):
         """About how much of the text is for training, in bytes."""
         return self.bytes * (1 if self.val else 1 - self.config.val_fraction)
 
-    def pieces(self, tally=None):
-        """Yield (text, whether a document begins here). tally: see `read_documents`."""
-        tally = collections.Counter() if tally is None else tally
+    def pieces(self):
+        """Yield (text, whether a document begins here)."""
+        self.tally = collections.Counter()
         for file in self.files:
-            yield from cut(read_documents(file, self.separator, tally))
+            yield from cut(read_documents(file, self.separator, self.tally))
 
     def train_and_val(self):
         """Yield ("train" or "val", text, whether a document begins here).
@@ -87,23 +83,21 @@ class Corpus:
             yield from (("train", text, is_new) for text, is_new in self.pieces())
             yield from (("val", text, is_new) for text, is_new in self.val.pieces())
             return
-        begin = round(self.characters * (1 - self.config.val_fraction))
-        whole_documents = self.longest <= (self.characters - begin) / 2
-        split, position = "train", 0
-        for text, is_new in self.pieces():
-            offset = begin - position
-            if split == "val":
-                head = 0
-            elif whole_documents:
-                head = 0 if is_new and offset <= 0 else len(text)
+        left = round(self.characters * (1 - self.config.val_fraction))  # characters that are still for training
+        whole_documents = self.longest <= (self.characters - left) / 2
+        pieces = self.pieces()
+        for text, is_new in pieces:
+            if whole_documents:
+                head = 0 if is_new and left <= 0 else len(text)
             else:
-                head = len(text) if offset >= len(text) else line_start(text, offset)
+                head = len(text) if left >= len(text) else line_start(text, left)
+            left -= len(text)
             if head:
                 yield "train", text[:head], is_new
             if head < len(text):
-                yield "val", text[head:], is_new or split == "train"
-                split = "val"
-            position += len(text)
+                yield "val", text[head:], True
+                break
+        yield from (("val", text, is_new) for text, is_new in pieces)
 
     def describe(self):
         """What was found, with the first line as decoded: the reader sees a wrong encoding at once."""
@@ -118,16 +112,15 @@ class Corpus:
             turns = ", a turn a paragraph" if keys[0] in CHATS else ""
             print(one_line(f"the text of a record is its {' and '.join(keys)}{turns}; --text_key=KEY takes another"))
         for word in SEPARATORS:
-            if self.tally[word] and not self.config.split:
+            if self.tally[word]:
                 print(f"{self.tally[word]:,} lines end in {word}; --split='{word}' makes documents of them")
         if self.tally["without text"]:
             print(f"skipped records without text: {self.tally['without text']:,}")
         if self.tally["half characters"]:
             print(f"warning: records with half characters, which become �: {self.tally['half characters']:,}")
-        for kind, paths in self.skipped.items():
+        for kind, paths, advice in self.skipped:
             if paths:
-                names = first_few([path.name for path in paths])
-                print(one_line(f"skipped {kind} ({len(paths):,}): {names}{HINTS.get(kind, '')}"))
+                print(one_line(f"skipped {kind} ({len(paths):,}): {first_few([p.name for p in paths])}{advice}"))
         print(f"{self.documents:,} documents, {self.characters:,} characters, {self.bytes / 1e6:.1f} MB as UTF-8")
         if self.val:
             print("and for validation:")

@@ -121,13 +121,11 @@ def _between(pieces, separator):
 
 def _without_blank(documents):
     """Documents without line ends at their beginning, and without those that are only white space."""
-    blank, is_blank = "", True  # what has come of a document, as long as it is only white space
     for text, is_new in documents:
         if is_new:
-            blank, is_blank = "", True
-        begins = is_blank
-        if is_blank:
-            text = blank = (blank + text).lstrip("\n")
-            is_blank = not text or text.isspace()
-        if text and not is_blank:
+            begins, blank = True, ""
+        if begins:
+            text = blank = (blank + text).lstrip("\n")  # all that has come of this document
+        if text and not (begins and text.isspace()):
             yield text, begins
+            begins = False

@@ -18,11 +18,10 @@ ADVICE = {  # for what holds texts, but is none
     ".tgz": 'unpack it: python -m tarfile -e "{name}" "{stem}"',
     ".gz": 'unpack it: python -m gzip -d "{name}"',
 }
-OTHERS, NO_TEXT = "files of other kinds", "files without text, or damaged"
 
 
 def find_files(config):
-    """(the files of a corpus in their order, {kind: files that were passed over}). Raises UserError."""
+    """(the files of a corpus in their order, [(kind, files that were passed over, advice)]). Raises UserError."""
     folder = config.corpus_dir
     places = [Path(config.corpus)] if config.corpus else [folder / f"corpus{suffix}" for suffix in (*KNOWN, "")]
     place = next((p for p in places if p.exists()), None)
@@ -34,7 +33,7 @@ def find_files(config):
     if not place.is_dir():  # A file that is named is read if it is text, whatever it is called.
         if advice := _advice(place):
             raise UserError(f"{place}: {advice}")
-        return [place], {}
+        return [place], []
     files, hidden, tokens, others = [], [], [], []
     paths, lost = _walk(place)
     made = {path.parent for path in paths if path.name == "tokenizer.json"}  # by train_tokenizer.py, inside the folder
@@ -45,12 +44,12 @@ def find_files(config):
     if not files:
         advice = _advice(others[0]) or f"to read {others[0].name}, name it .txt" if others else "put your text there"
         raise UserError(f"the corpus folder {place} holds no {', '.join(KNOWN)} file; {advice}")
-    return files, {
-        "links that lead nowhere new, and what cannot be opened": lost,
-        "hidden files": hidden,
-        "files beside a tokenizer": tokens,
-        OTHERS: others,
-    }
+    return files, [
+        ("links that lead nowhere new, and what cannot be opened", lost, ""),
+        ("hidden files", hidden, ""),
+        ("files beside a tokenizer", tokens, ""),
+        ("files of other kinds", others, "; what is text among them is read if it is named .txt"),
+    ]
 
 
 def _walk(place):

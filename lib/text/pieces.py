@@ -20,28 +20,23 @@ def cut(documents):
             rest, begins = "", True
         for i in range(0, len(text), PIECE):
             rest += text[i : i + PIECE]
-            while len(rest) >= PIECE:
-                end = _line_end(rest)
-                if not end and len(rest) < LONGEST_LINE:
-                    break
-                end = end or PART_OF_LINE
+            while len(rest) >= PIECE and (end := _last_end(rest)):
                 yield rest[:end], begins
                 rest, begins = rest[end:], False
     if rest:
         yield rest, begins
 
 
-def _line_end(text):
+def _last_end(text):
     """The last place in `text` where a piece may end, 0 if there is none."""
     end = text.rfind("\n", 0, -1) + 1
     while end and text[end].isspace():
         end = text.rfind("\n", 0, end - 1) + 1
-    return end
+    return end or (PART_OF_LINE if len(text) >= LONGEST_LINE else 0)
 
 
 def line_start(text, offset):
     """Where the line at `offset`, or else the one before it, starts; `offset` itself in one long line."""
-    after = text.find("\n", max(offset - 1, 0)) + 1 if offset > 0 else 0
-    if offset <= 0 or 0 < after < len(text):
-        return after
-    return text.rfind("\n", 0, offset) + 1 or offset
+    ends = "\n" + text  # A line of `text` starts where this has a line end.
+    after = ends.find("\n", offset)
+    return after if 0 <= after < len(text) else ends.rfind("\n", 0, offset + 1) or offset
