@@ -18,26 +18,18 @@ RARE = -15  # of a character that texts in an encoding hardly use, and of bytes 
 CHANCE = -math.log(256)  # of a byte, if they are no text
 DOUBT = 4  # A lead of less than this is none to rely on.
 MIXED = re.compile("[a-z][⺀-힣][a-z]")  # Scripts do not mix within a word.
-PRIORS = {  # of an encoding, before a byte is read; -16 of all others
-    "utf-8": 5,  # Hardly any bytes are UTF-8 by chance.
-    "gb18030": 0,
-    "big5hkscs": -3,
-    "cp932": -5,
-    "euc_jp": -5,
-    "cp949": -5,
-    "utf-16-le": -3,
-    "utf-16-be": -6,
-    "cp1252": -3,
-    "cp1250": -7,
-    "cp1254": -7,
-    "cp1257": -7,
-    "cp1251": -8,
-    "koi8-r": -10,
-    "iso8859-2": -11,
-    "cp1253": -14,
-    "cp1255": -14,
-    "cp1256": -14,
-    "iso8859-7": -18,
+PRIORS = {  # of encodings, before a byte is read; -16 of all others
+    5: "utf-8",  # Hardly any bytes are UTF-8 by chance.
+    0: "gb18030",
+    -3: "big5hkscs utf-16-le cp1252",
+    -5: "cp932 euc_jp cp949",
+    -6: "utf-16-be",
+    -7: "cp1250 cp1254 cp1257",
+    -8: "cp1251",
+    -10: "koi8-r",
+    -11: "iso8859-2",
+    -14: "cp1253 cp1255 cp1256",
+    -18: "iso8859-7",
 }
 PLAIN = dict.fromkeys(map(chr, range(32)), -20) | dict.fromkeys(string.printable, -4)
 WESTERN = "éüáóäàöíèñçåøãúêâßôúæõùîûëïœðýþìò¿¡"
@@ -80,7 +72,7 @@ OTHER_SCRIPTS = (
 
 @functools.cache
 def _characters():
-    """{encoding: ({character: log-probability}, that of any other character)}, where a character is several bytes.
+    """{encoding: {character: log-probability}}, where a character is several bytes; "" is any other one.
 
     In East Asia nearly all text is of common characters, which each encoding has in one block. What is decoded wrongly
     comes from everywhere.
@@ -94,16 +86,9 @@ def _characters():
     scripts = "".join(letters for _, letters in OTHER_SCRIPTS)
     every = dict.fromkeys(WESTERN + PUNCTUATION, -5.5) | dict.fromkeys(scripts + scripts.upper(), -9)
     every |= korean | japanese | chinese
-    return {
-        "utf-8": (PLAIN | {"�": RARE}, -6),
-        "gb18030": (chinese, RARE),
-        "big5hkscs": (traditional, RARE),
-        "cp932": (japanese, RARE),
-        "euc_jp": (japanese, RARE),
-        "cp949": (korean, RARE),
-        "utf-16-le": (every, RARE),
-        "utf-16-be": (every, RARE),
-    }
+    utf_8 = PLAIN | {"�": RARE, "": -6}
+    two_bytes = {"gb18030": chinese, "big5hkscs": traditional, "cp932": japanese, "euc_jp": japanese, "cp949": korean}
+    return {"utf-8": utf_8, **two_bytes, "utf-16-le": every, "utf-16-be": every}
 
 
 @functools.cache
@@ -149,17 +134,18 @@ def guess(parts):
     snippets = [(i, snippet) for i, snippet in enumerate(snippets) if not snippet.isascii() or b"\0" in snippet]
     snippets = snippets[:: len(snippets) // N_SNIPPETS + 1]
     data = b"".join(snippet for _, snippet in snippets)
+    priors = {encoding: score for score, encodings in PRIORS.items() for encoding in encodings.split()}
     plausible = {None: -8 + CHANCE * len(data)}
-    for encoding, (common, others) in _characters().items():
-        plausible[encoding] = PRIORS[encoding]
+    for encoding, common in _characters().items():
+        plausible[encoding] = priors[encoding]
         for i, snippet in snippets:
-            score = _score(snippet.decode(encoding, "replace"), common, others)
+            score = _score(snippet.decode(encoding, "replace"), common)
             if i:  # It may begin inside a character.
-                score = max(score, RARE + _score(snippet[1:].decode(encoding, "replace"), common, others))
+                score = max(score, RARE + _score(snippet[1:].decode(encoding, "replace"), common))
             plausible[encoding] += score
     counts = collections.Counter(data).items()
     for encoding, at_first, later, mixed in _letters():
-        score = PRIORS.get(encoding, -16) + RARE * len(mixed.findall(data))
+        score = priors.get(encoding, -16) + RARE * len(mixed.findall(data))
         score += sum(at_first[byte] * min(n, 2) + later[byte] * max(n - 2, 0) for byte, n in counts)
         plausible[encoding] = max(score, plausible.get(encoding, score))
     first, *others = sorted(plausible, key=plausible.get, reverse=True)
@@ -171,11 +157,12 @@ def guess(parts):
     return first, next((name for name in close if data.decode(name, "replace") != text), None)
 
 
-def _score(text, common, others):
+def _score(text, common):
+    others = common.get("", RARE)
     return sum([common.get(c, others) for c in text]) + RARE * len(MIXED.findall(text))
 
 
 def n_uncommon(data, encoding):
     """How many characters in some bytes are such as texts hardly use: more where the bytes are read out of step."""
-    common, _ = _characters()["utf-16-le"]
+    common = _characters()["utf-16-le"]
     return sum(c not in common for c in data.decode(encoding, "replace"))
