@@ -1,6 +1,7 @@
 """Bytes become characters: those of a file piece by piece, those of a prompt at once. What is damaged becomes �."""
 
 import codecs
+import itertools
 import re
 import sys
 
@@ -59,9 +60,7 @@ def find_encoding(path, wanted):
             f"{path}: read as {encoding.upper()} it has {places:,} bad places in {size:,} characters, such as"
             f" {examples[0]}; say --encoding=NAME with another one (auto, utf-8, gb18030, big5, utf-16, …)"
         )
-    notes = []
-    if other:
-        notes.append(f"{path}: read as {encoding}, may be {other}; --encoding={other} reads it so")
+    notes = [f"{path}: read as {encoding}, may be {other}; --encoding={other} reads it so"] if other else []
     if places:
         shown = ", ".join(examples)
         notes.append(f"warning: {path}: damaged {encoding.upper()}; bad places, now �: {places:,}: {shown}")
@@ -97,11 +96,10 @@ def _survey(path, encoding):
     examples = []
     for text in characters(path, encoding, damage=MARK):
         size += len(text)
-        for found in re.finditer(MARK, text):
-            places += 1
-            if len(examples) < 3:
-                around = text[max(0, found.start() - 8) : found.end() + 8]
-                examples.append(f"“{one_line(DAMAGE.sub('�', around).strip())}”")
+        places += text.count(MARK)
+        for found in itertools.islice(re.finditer(MARK, text), 3 - len(examples)):
+            around = text[max(0, found.start() - 8) : found.end() + 8]
+            examples.append(f"“{one_line(DAMAGE.sub('�', around).strip())}”")
     return size, places, examples
 
 

@@ -11,12 +11,7 @@ LONGEST_RECORD, LONGEST_NUMBER = 1 << 26, 1 << 13  # characters; Python reads nu
 TEXT_KEYS = ("content", "raw_content", "completion", "body", "article", "document", "paragraphs", "story", "passage")
 CHATS = ("messages", "conversations", "conversation")  # lists of turns
 TURNS = ("content", "value", "text")  # the keys of what is said in a turn
-JOINED = (
-    ("instruction", "input", "output"),
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("question", "answer"),
-)
+JOINED = (("instruction", "input", "output"), ("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
 N_LOOKED_AT = 100  # records
 SHORTEST_TEXT = 30  # bytes, on average, of what reads like a text
 BETWEEN = re.compile(r"[\s,]*")
@@ -51,11 +46,9 @@ def read_values(pieces, where):
             except ValueError as error:
                 if piece and len(text) - place < LONGEST_RECORD:
                     break
-                message = getattr(error, "msg", str(error))  # A number of too many digits is another error.
-                problem = f"not JSON ({message[0].lower()}{message[1:]})"
-                if piece:  # Nobody knows how it would go on.
-                    problem = f"longer than {LONGEST_RECORD:,} characters, or {problem}"
-                raise UserError(f"{here}: {problem}; mend this record, or remove it") from None
+                too_long = f"longer than {LONGEST_RECORD:,} characters, or " if piece else ""
+                message = getattr(error, "msg", error)  # A number of too many digits is another error.
+                raise UserError(f"{here}: {too_long}not JSON ({message}); mend this record, or remove it") from None
             if piece and len(text) - end < LONGEST_NUMBER:
                 break  # It may be the first digits of a number.
             yield value, here
@@ -127,10 +120,10 @@ def _reads_like_text(values):
 
 def to_text(record, keys, where) -> str:
     """The text of a record, "" if it holds none: the values of `keys`, each on lines of its own. Raises UserError."""
-    if not isinstance(record, dict | list):
-        return _plain(record)
     if isinstance(record, list):
         raise UserError(f'{where}: not a record like {{"text": "…"}}')
+    if not isinstance(record, dict):
+        return _plain(record)
     found = [value for key in keys for value in _find(record, key)]
     if not found:
         raise UserError(f"{where}: it lacks {' and '.join(keys) or 'a text'}; {_its_keys(record)}; say --text_key=KEY")
