@@ -71,17 +71,13 @@ def token_bytes(tokenizer) -> list[bytes]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
-    added = tokenizer.get_added_tokens_decoder()  # written as they are
-    pieces = []
-    for i in range(tokenizer.get_vocab_size()):
-        try:
-            if i in added:
-                pieces.append(b"" if added[i].special else added[i].content.encode())
-            else:
-                pieces.append(bytes(byte_of[c] for c in tokenizer.id_to_token(i)))
-        except (KeyError, TypeError):
-            raise ValueError(f"token {i} is not made of bytes, or missing") from None
-    return pieces
+    added = tokenizer.get_added_tokens_decoder().items()
+    known = {i: b"" if token.special else token.content.encode() for i, token in added}
+    try:
+        ids = range(tokenizer.get_vocab_size())
+        return [known[i] if i in known else bytes(byte_of[c] for c in tokenizer.id_to_token(i)) for i in ids]
+    except (KeyError, TypeError):
+        raise ValueError("a token is not made of bytes, or missing") from None
 
 
 def token_lengths(tokenizer):
