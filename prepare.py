@@ -104,7 +104,7 @@ def describe(corpus, files, tokenizer_json, shard) -> dict:
     if not all(file.documents for file in files.values()):
         raise UserError(
             f"{corpus.characters:,} characters are too few for training and validation;"
-            f" use {'more text' if shard == '1/1' else 'fewer shards'}, or a larger val_fraction"
+            " use more text, fewer shards, or a larger val_fraction"
         )
     train = files["train"]
     meta = {
@@ -115,9 +115,10 @@ def describe(corpus, files, tokenizer_json, shard) -> dict:
         **{split: file.summary() for split, file in files.items()},
         **describe_text(corpus),
     }
-    if shard != "1/1":  # The counts are for the unigram entropy of all shards together.
-        meta |= {"shard": shard, "corpus_bytes": sum(corpus.sizes.values()), "corpus_files": len(corpus.sizes)}
-        meta["counts"] = " ".join(map(str, train.counts))
+    k, n = shard
+    if n > 1:
+        meta |= {"shard": f"{k}/{n}", "corpus_bytes": sum(corpus.sizes.values()), "corpus_files": len(corpus.sizes)}
+        meta["counts"] = " ".join(map(str, train.counts))  # for the unigram entropy of all shards together
     return meta
 
 
@@ -127,7 +128,7 @@ def report(meta):
         part = meta[name]
         print(
             f"{name:5}  {part['tokens']:,} tokens in {part['documents']:,} documents,"
-            f" {part['characters'] / max(part['tokens'], 1):.3f} characters a token"
+            f" {part['characters'] / part['tokens']:.3f} characters a token"
         )
     print(
         f"a model that knows only how frequent each token is has a loss of {meta['unigram_entropy']:.3f} nats"
@@ -138,39 +139,39 @@ def report(meta):
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--shard", metavar="K/N", default="1/1", help="prepare the K-th of N parts of the corpus only")
+    shards = {"metavar": "K/N", "help": "prepare the K-th of N parts of the corpus only"}
+    parser.add_argument("--shard", type=parse_shard, default=(1, 1), **shards)
     config, args = load_config(argv, parser)
     say_unused(args, ["min_frequency", *TRAINING_KEYS])
-    try:
-        shard = parse_shard(args.shard)
-    except ValueError as error:
-        parser.error(f"--shard: {error}")
     start = time.time()
+    brought = ""  # a tokenizer that comes with a model, and is put beside its tokens
     if config.init_from:
         from lib import qwen3  # It imports torch, which takes a second that few runs need.
 
         config = qwen3.with_shape_of_init(config, args.given)
-    folder, suffix = config.tokens_dir, shard_suffix(*shard)
-    brought = qwen3.read_tokenizer(config.init_from) if config.init_from else ""  # It is put beside its tokens.
+        brought = qwen3.read_tokenizer(config.init_from)
+    folder, suffix = config.tokens_dir, shard_suffix(*args.shard)
     tokenizer_json = brought or read_tokenizer(folder)
     tokenizer = parse_tokenizer(tokenizer_json, folder / "tokenizer.json")
     bos, eos = special_ids(tokenizer, config, folder / "tokenizer.json")
-    corpus = Corpus(config, shard)
+    corpus = Corpus(config, args.shard)
     corpus.describe()
 
     with lock_folder(folder, f".lock{suffix}"), contextlib.ExitStack() as bins:
-        paths = {split: folder / f"{split}{suffix}.bin" for split in ("train", "val")}
-        opened = {split: bins.enter_context(atomic_write(path)) for split, path in paths.items()}
-        files = {split: TokenFile(file, tokenizer.get_vocab_size()) for split, file in opened.items()}
+        files = {}
+        for split in ("train", "val"):
+            file = bins.enter_context(atomic_write(folder / f"{split}{suffix}.bin"))
+            files[split] = TokenFile(file, tokenizer.get_vocab_size())
         encode(corpus, tokenizer, files, bos, eos)
         meta = describe(corpus, files, tokenizer_json, args.shard)
-        for file in opened.values():
-            flush_to_disk(file)  # A full disk must show while the old files are still there.
-        missing = publish(folder, shard, bins, meta, brought)
+        for part in files.values():
+            flush_to_disk(part.file)  # A full disk must show while the old files are still there.
+        missing = publish(folder, args.shard, bins, meta, brought)
 
     report(meta)
-    print(f"saved {f'shard {args.shard} in ' if suffix else ''}{folder} in {time.time() - start:.0f} s")
-    words = shlex.join(word for word in args.argv if word not in ("--shard", args.shard, f"--shard={args.shard}"))
+    shard = meta.get("shard", "1/1")
+    print(f"saved {f'shard {shard} in ' if suffix else ''}{folder} in {time.time() - start:.0f} s")
+    words = shlex.join(word for word in args.argv if word not in ("--shard", shard, f"--shard={shard}"))
     if missing:
         print(f"missing {first_few(missing)}")
         print(f"next: python prepare.py {words} --shard={missing[0]}")

@@ -39,7 +39,7 @@ from lib.run.log import RunLog, say_what_is_next
 from lib.run.plan import print_plan, print_time
 from lib.run.signals import StopSignal
 from lib.run.start import begin, lock_run
-from lib.tokens.data import Data
+from lib.tokens.memmap import Data
 from model import GPT
 
 SAMPLE_TOKENS = 100

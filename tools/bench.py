@@ -34,7 +34,7 @@ from lib.machine.device import computes_like_cpu, device_name, peak_memory, pick
 from lib.run.checkpoint import save_checkpoint
 from lib.storage import write_json
 from lib.text.corpus import Corpus
-from lib.tokens.data import Data
+from lib.tokens.memmap import Data
 from model import GPT
 
 SCRIPTS = ("train_tokenizer.py", "prepare.py", "train.py", "sample.py", "plot_loss.py")

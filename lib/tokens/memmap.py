@@ -1,4 +1,4 @@
-"""The token ids of a split, as train.py reads them: memory maps of its .bin files."""
+"""What prepare.py has left, as train.py reads it: the tokenizer, and memory maps of the .bin files."""
 
 import mmap
 
@@ -6,7 +6,24 @@ import numpy as np
 import torch
 
 from lib.errors import UserError
-from lib.tokens.prepared import shard_suffix
+from lib.tokens.prepared import check_text, read_meta, shard_suffix
+from lib.tokens.tokenizer import parse_tokenizer, read_tokenizer, token_lengths
+
+
+class Data:
+    """A tokenizer, the tokens of both splits, and what is known of them: `meta`, see `read_meta`.
+
+    given: {key: where the user has set it}. lengths: (2, vocab_size), the bytes and the characters of each token.
+    Raises UserError.
+    """
+
+    def __init__(self, config, given, device):
+        self.tokenizer_json = read_tokenizer(config.tokens_dir)
+        self.meta = read_meta(config.tokens_dir)
+        check_text(config, given, self.meta)
+        self.tokenizer = parse_tokenizer(self.tokenizer_json, config.tokens_dir / "tokenizer.json")
+        self.train, self.val = (Tokens(config, self.meta, split, device) for split in ("train", "val"))
+        self.lengths = torch.from_numpy(np.stack(token_lengths(self.tokenizer))).to(device)
 
 
 class Tokens:
@@ -19,9 +36,8 @@ class Tokens:
     def __init__(self, config, meta, split, device):
         self.vocab_size, self.block_size, self.device = meta["vocab_size"], config.block_size, device
         n = len(meta[split]["shards"])
-        self.paths = [config.tokens_dir / f"{split}{shard_suffix(k, n)}.bin" for k in range(1, n + 1)]
-        dtype = np.dtype(meta["dtype"]).newbyteorder("<")
-        self.shards = [np.memmap(path, dtype, mode="r") for path in self.paths]
+        paths = [config.tokens_dir / f"{split}{shard_suffix(k, n)}.bin" for k in range(1, n + 1)]
+        self.shards = [np.memmap(path, np.dtype(meta["dtype"]).newbyteorder("<"), mode="r") for path in paths]
         if hasattr(mmap, "MADV_RANDOM"):  # Otherwise a block from a cold disk fetches megabytes around it.
             for shard in self.shards:
                 shard.base.madvise(mmap.MADV_RANDOM)
@@ -58,8 +74,8 @@ class Tokens:
     def check(self, ids):
         if ids.max(initial=0) >= self.vocab_size:
             raise UserError(
-                f"{self.paths[0]} is damaged, or a shard beside it: token id {ids.max()} is outside the vocabulary of"
-                f" {self.vocab_size}; run prepare.py again"
+                f"{self.shards[0].filename} is damaged, or a shard beside it: token id {ids.max()} is outside the"
+                f" vocabulary of {self.vocab_size}; run prepare.py again"
             )
         return ids
 

@@ -1,5 +1,6 @@
 """What prepare.py leaves for train.py: token ids, one .bin file of a split or many shards, and meta.json."""
 
+import argparse
 import contextlib
 import re
 from pathlib import Path
@@ -13,16 +14,17 @@ from lib.tokens.tokenizer import read_tokenizer
 
 RUN_PREPARE = "run prepare.py with the same config"
 SUMS = ("tokens", "documents", "characters", "bytes")
+SETTINGS, PATHS = ("encoding", "text_key", "split", "val_fraction"), ("corpus", "val_corpus")  # They shape the tokens.
 
 
 # --- shards
 
 
 def parse_shard(text) -> tuple[int, int]:
-    """(K, N) of "K/N", the K-th of N shards. ValueError if it is none."""
+    """(K, N) of "K/N", the K-th of N shards: an argparse type."""
     match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text, re.ASCII)
     if not match or int(match[1]) > int(match[2]):
-        raise ValueError(f"{text!r} is not K/N with 1 <= K <= N <= 9999, such as 3/16")
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with 1 <= K <= N <= 9999, such as 3/16")
     return int(match[1]), int(match[2])
 
 
@@ -82,9 +84,8 @@ def describe_text(corpus) -> dict:
 
 
 def _text_settings(config):
-    settings = {key: getattr(config, key) for key in ("encoding", "text_key", "split", "val_fraction")}
-    paths = {key: getattr(config, key) for key in ("corpus", "val_corpus")}
-    return settings | {key: path and str(Path(path).absolute()) for key, path in paths.items()}
+    settings = {key: getattr(config, key) for key in SETTINGS + PATHS}
+    return settings | {key: str(Path(settings[key]).absolute()) for key in PATHS if settings[key]}
 
 
 def _is_same(one, other):
@@ -107,10 +108,9 @@ def check_text(config, given, meta):
 
     given: {key: where the user has set it}. Raises UserError.
     """
-    settings = _text_settings(config)
-    for key, setting in settings.items():
-        made_with = meta["settings"].get(key, setting)  # Older versions did not write it.
-        is_moved = key in ("corpus", "val_corpus") and made_with and not Path(str(made_with)).exists()
+    for key, setting in _text_settings(config).items():
+        made_with = meta["settings"][key]
+        is_moved = key in PATHS and made_with and not Path(str(made_with)).exists()
         if key in given and not is_moved and not _is_same(setting, made_with):
             raise UserError(
                 f"{given[key]}: {setting!r}, but the tokens in {config.tokens_dir} were made with {made_with!r};"
@@ -120,8 +120,7 @@ def check_text(config, given, meta):
         with contextlib.suppress(OSError, TypeError, ValueError):  # Tokens may be used where the text is not.
             stat = Path(name).stat()
             if known != (stat.st_size, stat.st_mtime):
-                warning = f"warning: {name} has changed since its tokens were made"
-                print(f"{warning}; to train on it as it is now, {RUN_PREPARE}")
+                print(f"warning: {name} has changed since its tokens were made; to train on it now, {RUN_PREPARE}")
 
 
 def entropy(counts) -> float:
@@ -138,11 +137,9 @@ def read_meta(folder) -> dict:
     """
     whole = folder / "meta.json"
     paths = [whole] if whole.exists() else sorted(folder.glob("meta_[0-9][0-9][0-9][0-9].json")) or [whole]
-    metas = [_read_one_meta(path) for path in paths]
-    tokenizer = sha256(read_tokenizer(folder))
+    tokenizer_sha256 = sha256(read_tokenizer(folder))
+    metas = [_read_one_meta(path, tokenizer_sha256) for path in paths]
     for path, meta in zip(paths, metas, strict=True):
-        if meta["tokenizer_sha256"] != tokenizer:
-            raise UserError(f"{path}: tokenizer.json has changed since the tokens were made; {meta['hint']}")
         for key, mine in _preparation(meta).items():
             first = _preparation(metas[0])[key]
             if first != mine:
@@ -167,34 +164,33 @@ def read_meta(folder) -> dict:
 
 def _preparation(meta) -> dict:
     """What the shards of a corpus have in common. Where its text lies may differ from machine to machine."""
-    settings = {key: meta["settings"].get(key) for key in ("encoding", "text_key", "split", "val_fraction")}
+    settings = {key: meta["settings"][key] for key in SETTINGS}
     return {key: meta.get(key) for key in ("shards", "corpus_bytes", "corpus_files", "vocab_size", "dtype")} | settings
 
 
-def _read_one_meta(path) -> dict:
-    """The meta file of a shard, whose .bin files have the sizes that it says.
-
-    `shards` is the number of them, `counts` an array, `hint` what to do if its tokens cannot be used.
-    """
+def _read_one_meta(path, tokenizer_sha256) -> dict:
+    """The meta file of a shard, checked. `shards` is the number of them, and `counts` an array."""
     meta = read_json(path, RUN_PREPARE)
     try:
         k, n = parse_shard(meta.get("shard", "1/1"))
         numbers = [meta["vocab_size"], *(meta[split][key] for split in ("train", "val") for key in SUMS)]
         hashes = [meta["tokenizer_sha256"], meta["train"]["sha256"], meta["val"]["sha256"]]
         counts = np.array(meta["counts"].split(), dtype=np.int64) if n > 1 else None
-        settings = dict(meta.get("settings", {}))  # Older versions wrote none, nor the sizes of the sources.
-        sources = {s["file"]: (s["bytes"], s["modified"]) for s in meta["sources"] if "bytes" in s}
+        settings = {key: meta["settings"][key] for key in SETTINGS + PATHS}
+        sources = {source["file"]: (source["bytes"], source["modified"]) for source in meta["sources"]}
         itemsize = {"uint16": 2, "uint32": 4}[meta["dtype"]]
         sound = {*map(type, numbers)} == {int} and min(numbers) > 0 and {*map(type, hashes)} == {str}
         sound = sound and 0 <= meta["unigram_entropy"] < 100 and path.name == f"meta{shard_suffix(k, n)}.json"
         if not sound or (n > 1 and (len(counts) != meta["vocab_size"] or counts.min() < 0)):
             raise ValueError
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+    except (argparse.ArgumentTypeError, AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise UserError(f"{path} is damaged (fields are missing or of the wrong type); {RUN_PREPARE}") from None
     hint = RUN_PREPARE + (f" and --shard={k}/{n}" if n > 1 else "")
+    if meta["tokenizer_sha256"] != tokenizer_sha256:
+        raise UserError(f"{path}: tokenizer.json has changed since the tokens were made; {hint}")
     for split in ("train", "val"):
         file = path.with_name(f"{split}{shard_suffix(k, n)}.bin")
         size, actual = meta[split]["tokens"] * itemsize, file.stat().st_size if file.is_file() else 0
         if actual != size:
             raise UserError(f"{file} has {actual:,} bytes, {path.name} says {size:,}; {hint}")
-    return meta | {"shards": n, "counts": counts, "hint": hint, "settings": settings, "sources": sources}
+    return meta | {"shards": n, "counts": counts, "settings": settings, "sources": sources}
