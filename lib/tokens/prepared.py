@@ -140,15 +140,16 @@ def read_meta(folder) -> dict:
     tokenizer_sha256 = sha256(read_tokenizer(folder))
     metas = [_read_one_meta(path, tokenizer_sha256) for path in paths]
     for path, meta in zip(paths, metas, strict=True):
-        for key, mine in _preparation(meta).items():
-            first = _preparation(metas[0])[key]
+        # Where the text of a shard lies may differ from machine to machine.
+        for key in ("shards", "corpus_bytes", "corpus_files", "vocab_size", "dtype", *SETTINGS):
+            first, mine = metas[0].get(key), meta.get(key)
             if first != mine:
                 raise UserError(
                     f"{paths[0]} and {path.name} are not of one preparation ({key}: {first} and {mine});"
                     f" {RUN_PREPARE} for every shard"
                 )
     n = metas[0]["shards"]
-    if missing := missing_shards(folder, n) if n > 1 else []:
+    if missing := missing_shards(folder, n):
         raise UserError(f"{folder} lacks {first_few(missing)}; {RUN_PREPARE} and --shard={missing[0]}")
     total = {key: metas[0][key] for key in ("dtype", "vocab_size", "tokenizer_sha256", "unigram_entropy", "settings")}
     total["sources"] = {name: known for meta in metas for name, known in meta["sources"].items()}
@@ -162,14 +163,8 @@ def read_meta(folder) -> dict:
     return total
 
 
-def _preparation(meta) -> dict:
-    """What the shards of a corpus have in common. Where its text lies may differ from machine to machine."""
-    settings = {key: meta["settings"][key] for key in SETTINGS}
-    return {key: meta.get(key) for key in ("shards", "corpus_bytes", "corpus_files", "vocab_size", "dtype")} | settings
-
-
 def _read_one_meta(path, tokenizer_sha256) -> dict:
-    """The meta file of a shard, checked. `shards` is the number of them, and `counts` an array."""
+    """The meta file of a shard, checked, with its settings. `shards` is the number of them, `counts` an array."""
     meta = read_json(path, RUN_PREPARE)
     try:
         k, n = parse_shard(meta.get("shard", "1/1"))
@@ -193,4 +188,4 @@ def _read_one_meta(path, tokenizer_sha256) -> dict:
         size, actual = meta[split]["tokens"] * itemsize, file.stat().st_size if file.is_file() else 0
         if actual != size:
             raise UserError(f"{file} has {actual:,} bytes, {path.name} says {size:,}; {hint}")
-    return meta | {"shards": n, "counts": counts, "settings": settings, "sources": sources}
+    return meta | settings | {"shards": n, "counts": counts, "sources": sources}

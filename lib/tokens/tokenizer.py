@@ -1,5 +1,6 @@
 """The tokenizer as every script sees it: loading it, its special tokens, the bytes behind each id."""
 
+import itertools
 import json
 
 import numpy as np
@@ -56,10 +57,8 @@ def encode_texts(tokenizer, texts):
 
 def count_tokens(encoded, vocab_size):
     """How often each token occurs, (vocab_size,). encoded: the token ids of each of many texts."""
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for ids in encoded:
-        np.add.at(counts, ids, 1)
-    return counts
+    ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int64)
+    return np.bincount(ids, minlength=vocab_size)
 
 
 def token_bytes(tokenizer) -> list[bytes]:
