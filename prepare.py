@@ -44,7 +44,7 @@ class TokenFile:
 
     def write(self, ids):
         ids = np.asarray(ids, dtype=np.int64)
-        if ids.size and ids.max() >= self.vocab_size:  # A cast to 16 bits would wrap it without an error.
+        if ids.max(initial=0) >= self.vocab_size:  # A cast to 16 bits would wrap it without an error.
             raise UserError(f"token id {ids.max()} is outside the vocabulary of {self.vocab_size}")
         self.counts += np.bincount(ids, minlength=self.vocab_size)
         data = ids.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes()
@@ -87,7 +87,7 @@ def encode(corpus, tokenizer, files, bos=BOS, eos=EOS):
 
 
 def batches(pieces):
-    """Group pieces into lists of about BATCH characters."""
+    """Group pieces into lists of about BATCH characters; the last one may be empty."""
     batch, size = [], 0
     for piece in pieces:
         batch.append(piece)
@@ -95,8 +95,7 @@ def batches(pieces):
         if size >= BATCH:
             yield batch
             batch, size = [], 0
-    if batch:
-        yield batch
+    yield batch
 
 
 def describe(corpus, files, tokenizer_json, shard) -> dict:

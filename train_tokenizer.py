@@ -66,12 +66,12 @@ def new_tokenizer():
 
 def sample_corpus(corpus):
     """A random sample of the training text, of about SAMPLE_BYTES, and the start of the validation text."""
-    share = SAMPLE_BYTES / corpus.train_bytes
+    train_bytes = corpus.bytes * (1 if corpus.val else 1 - corpus.config.val_fraction)
     chance = random.Random(0)
     sample, held_out, characters = [], [], 0
     for split, text, _ in corpus.train_and_val():
         if split == "train":
-            if chance.random() < share:
+            if chance.random() < SAMPLE_BYTES / train_bytes:
                 sample.append(text)
         elif characters < HELD_OUT_CHARACTERS:
             held_out.append(text)
@@ -115,9 +115,9 @@ def save(tokenizer, folder, counts):
     vocab = json.dumps(model["vocab"], ensure_ascii=False)
     # As Python writes texts and bytes: so nothing in a token ends a line or a column, blanks can be seen, and no
     # spreadsheet takes it for a number or a formula.
-    literals = [repr(text_or_bytes(piece)) for piece in token_bytes(tokenizer)[len(SPECIAL_TOKENS) :]]
-    names = [*SPECIAL_TOKENS, *literals]
-    rows = ["id\ttoken\tcount", *(f"{i}\t{name}\t{n}" for i, (name, n) in enumerate(zip(names, counts, strict=True)))]
+    names = [repr(text_or_bytes(piece)) for piece in token_bytes(tokenizer)]
+    names[: len(SPECIAL_TOKENS)] = SPECIAL_TOKENS
+    rows = ["id\ttoken\tcount", *(f"{i}\t{names[i]}\t{n}" for i, n in enumerate(counts))]
     files = {"tokenizer.json": text, "merges.txt": merges, "vocab.json": vocab, "vocab.txt": "\n".join(rows) + "\n"}
     with contextlib.ExitStack() as stack:  # On a full disk none of them is replaced.
         for name, content in files.items():
@@ -139,10 +139,7 @@ def report(tokenizer, vocab_size, sample, counts, held_out):
     learned = tokenizer.get_vocab_size()
     print(f"\nvocabulary      {learned:,} tokens: 4 special, 256 bytes, {learned - 260:,} learned merges")
     if learned < vocab_size:
-        print(
-            f"warning: the text fills only {learned:,} of the {vocab_size:,} tokens asked for (no other pair is seen"
-            " often enough); the model will use that number",
-        )
+        print(f"warning: only {learned:,} of the {vocab_size:,} tokens were learned: no other pair is frequent enough")
     held_out_counts = count_tokens(encoded(tokenizer, held_out), learned)
     for name, texts, n in (("held-out text", held_out, held_out_counts), ("training text", sample, counts)):
         tokens = n.sum() or 1

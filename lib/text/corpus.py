@@ -61,11 +61,6 @@ class Corpus:
         if not self.characters:
             raise UserError(f"{paths[0]}: the corpus, or this shard of it, holds no text")
 
-    @property
-    def train_bytes(self):
-        """About how much of the text is for training, in bytes."""
-        return self.bytes * (1 if self.val else 1 - self.config.val_fraction)
-
     def pieces(self):
         """Yield (text, whether a document begins here)."""
         self.tally = collections.Counter()

@@ -106,9 +106,9 @@ def find_keys(values, text_key) -> tuple[str, ...]:
     if not known:
         first = [record, *(record for record, _ in records)]
         known = [key for key in record if _reads_like_text([record.get(key) for record in first])]
-    if len(known) == 1:
-        return (known[0],)
-    raise UserError(f"{where}: which key holds the text? say --text_key=KEY; {_its_keys(record)}")
+    if len(known) != 1:
+        raise UserError(f"{where}: which key holds the text? say --text_key=KEY; {_its_keys(record)}")
+    return tuple(known)
 
 
 def _reads_like_text(values):
