@@ -43,11 +43,10 @@ class Corpus:
         for path in files_of_shard(self.sizes, shard):
             try:
                 file, notes = inspect(path, config)
+                self.files.append(file)
+                self.notes += notes
             except UserError as error:  # of one file among many
                 unread[path] = error
-                continue
-            self.files.append(file)
-            self.notes += notes
         if len(unread) > len(self.files):
             raise next(iter(unread.values()))
         self.skipped.append(("files without text, or damaged", list(unread), "; --corpus=FILE says why"))
