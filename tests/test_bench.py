@@ -61,7 +61,7 @@ def test_beside_busy_processes(clone, monkeypatch, capsys):
     train_speeds = busy.train_speeds
     speeds = functools.cache(lambda: train_speeds(TINY, n_steps=12, environment={}))
     monkeypatch.setattr(busy, "train_speeds", lambda *_: speeds())
-    busy.compare_ways(bench.Table(), TINY, rounds=1)
+    busy.compare_ways(TINY, rounds=1)
     out = capsys.readouterr().out
     assert [line.split(":")[0] for line in out.splitlines()] == [f"{n} busy" for n in range(3) for _ in range(4)]
     assert out.count("train.py is") == 9 and not (clone / "out" / "bench").exists()

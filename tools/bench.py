@@ -40,15 +40,10 @@ from model import GPT
 SCRIPTS = ("train_tokenizer.py", "prepare.py", "train.py", "sample.py", "plot_loss.py")
 
 
-class Table:
-    """The rows printed so far, for --json."""
-
-    def __init__(self):
-        self.rows = {}
-
-    def add(self, name, value, unit, note=""):
-        self.rows[name] = {"value": value, "unit": unit}
-        print(f"{name:28} {value:12,.{0 if value >= 1000 else 1 if value >= 10 else 3}f} {unit:8} {note}", flush=True)
+def add(figures, name, value, unit, note=""):
+    """Print a row of the table, and keep its figure for --json."""
+    figures[name] = {"value": value, "unit": unit}
+    print(f"{name:28} {value:12,.{0 if value >= 1000 else 1 if value >= 10 else 3}f} {unit:8} {note}", flush=True)
 
 
 def seconds(work, device, repeats=10, at_most=10.0):
@@ -63,19 +58,19 @@ def seconds(work, device, repeats=10, at_most=10.0):
     return statistics.median(times[1:])
 
 
-def measure_limits(table, device, dtype):
+def measure_limits(figures, device, dtype):
     """(FLOP/s of a large matrix product, bytes/s of reading memory): what nothing here can be faster than."""
     n = 4096 if device.type == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     flops = 2 * n**3 / seconds(lambda: a @ b, device)
-    table.add("matrix product", flops / 1e9, "GFLOP/s", f"{n} x {n}, {str(dtype).removeprefix('torch.')}")
+    add(figures, "matrix product", flops / 1e9, "GFLOP/s", f"{n} x {n}, {str(dtype).removeprefix('torch.')}")
     numbers = torch.ones(1 << 26 if device.type == "cpu" else 1 << 28, device=device)
     bandwidth = numbers.nbytes / seconds(numbers.sum, device)
-    table.add("reading memory", bandwidth / 1e9, "GB/s", f"the sum of {numbers.nbytes / 1e6:.0f} MB")
+    add(figures, "reading memory", bandwidth / 1e9, "GB/s", f"the sum of {numbers.nbytes / 1e6:.0f} MB")
     return flops, bandwidth
 
 
-def measure_training(table, config, model, tokens, precision):
+def measure_training(figures, config, model, tokens, precision):
     """The training step of train.py, and two of its parts by themselves. Returns FLOP/s."""
     device = tokens.device
     optimizers = train.make_optimizers(model, config)
@@ -96,41 +91,41 @@ def measure_training(table, config, model, tokens, precision):
                 trained(*train.get_batch(tokens, micro_batch))
 
     whole = seconds(train_some, device, repeats=1000, at_most=20) / n_steps
-    table.add("training step", 1000 * whole, "ms", f"{config.batch_size} x {config.block_size} tokens")
+    add(figures, "training step", 1000 * whole, "ms", f"{config.batch_size} x {config.block_size} tokens")
     for name, work in (("get_batch", lambda: train.get_batch(tokens, offsets)), ("get_batch, forward", forward_only)):
         part = seconds(work, device)
-        table.add(f"of it: {name}", 1000 * part, "ms", f"{part / whole:.0%}, measured by itself")
+        add(figures, f"of it: {name}", 1000 * part, "ms", f"{part / whole:.0%}, measured by itself")
     speed = config.batch_size * config.block_size / whole
-    table.add("training", speed, "tok/s")
+    add(figures, "training", speed, "tok/s")
     peak, whose = peak_memory(device)
     if peak:
-        table.add("training: peak memory", peak / 1e6, "MB", whose)
+        add(figures, "training: peak memory", peak / 1e6, "MB", whose)
     return speed * flops_per_token(model)
 
 
-def measure_sampling(table, model, batch_size, bandwidth, n_tokens):
+def measure_sampling(figures, model, batch_size, bandwidth, n_tokens):
     device = model.embedding.weight.device
     prompt = torch.full((batch_size, 8), 5, device=device)
     step_time = seconds(lambda: list(stream(model, prompt, n_tokens, Sampling(seed=0))), device, repeats=5) / n_tokens
     read = sum(p.nbytes for p in model.parameters()) / step_time / bandwidth
-    table.add(f"sampling, batch of {batch_size}", batch_size / step_time, "tok/s", f"{read:.0%} of reading memory")
+    add(figures, f"sampling, batch of {batch_size}", batch_size / step_time, "tok/s", f"{read:.0%} of reading memory")
 
 
-def measure_tokenizer(table, corpus, config, tokenizer):
+def measure_tokenizer(figures, corpus, config, tokenizer):
     """Learning and encoding on a few megabytes of the corpus."""
     sample, _ = train_tokenizer.sample_corpus(corpus)
     sample = sample[: max(1, len(sample) // 4)]
     size = sum(len(text.encode()) for text in sample) / 1e6
     cpu = torch.device("cpu")
     learning = seconds(lambda: train_tokenizer.learn(train_tokenizer.new_tokenizer(), sample, config), cpu, 3)
-    table.add("learning a tokenizer", size / learning, "MB/s", f"{config.vocab_size:,} tokens from {size:.1f} MB")
+    add(figures, "learning a tokenizer", size / learning, "MB/s", f"{config.vocab_size:,} tokens from {size:.1f} MB")
     encoding = seconds(lambda: tokenizer.encode_batch(sample, add_special_tokens=False), cpu, 3)
-    table.add("encode_batch", size / encoding, "MB/s", "the tokenizers library alone")
+    add(figures, "encode_batch", size / encoding, "MB/s", "the tokenizers library alone")
     file = prepare.TokenFile(io.BytesIO(), tokenizer.get_vocab_size())
     start = time.perf_counter()
     prepare.encode(corpus, tokenizer, {"train": file, "val": file})
     took = time.perf_counter() - start
-    table.add("prepare.py", corpus.bytes / 1e6 / took, "MB/s", f"the whole corpus, {corpus.bytes / 1e6:.1f} MB")
+    add(figures, "prepare.py", corpus.bytes / 1e6 / took, "MB/s", f"the whole corpus, {corpus.bytes / 1e6:.1f} MB")
 
 
 @reports_errors
@@ -143,35 +138,35 @@ def main(argv=None):
     precision = pick_precision(config.dtype, device)
     set_up(device)
     data = Data(config, args.given, device)
-    table = Table()
+    figures = {}
     torch.manual_seed(config.seed)
     model = GPT(config, data.meta["vocab_size"]).to(device)
     hardware = f"{device.type} ({device_name(device)})"
     print(f"{hardware}, torch {torch.__version__}; {sum(model.parameter_counts()):,} parameters")
 
     print(f"beside the CPU in float32: {computes_like_cpu(device, GPT, config, config.dtype)}")
-    flops = measure_training(table, config, model, data.train, precision)
-    most, bandwidth = measure_limits(table, device, precision.dtype)
-    table.add("training: arithmetic", flops / 1e9, "GFLOP/s", f"{flops / most:.0%} of the matrix product")
+    flops = measure_training(figures, config, model, data.train, precision)
+    most, bandwidth = measure_limits(figures, device, precision.dtype)
+    add(figures, "training: arithmetic", flops / 1e9, "GFLOP/s", f"{flops / most:.0%} of the matrix product")
 
     took = seconds(lambda: train.evaluate(model, data.val, data.lengths, config, precision), device, 3)
     n_tokens = len(data.val.windows(config.eval_tokens)) * config.block_size
-    table.add("evaluation", n_tokens / took, "tok/s", f"{n_tokens:,} tokens")
+    add(figures, "evaluation", n_tokens / took, "tok/s", f"{n_tokens:,} tokens")
 
     model.eval()
     for batch_size in (1, 32):
-        measure_sampling(table, model, batch_size, bandwidth, min(200, config.block_size - 8))
+        measure_sampling(figures, model, batch_size, bandwidth, min(200, config.block_size - 8))
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "ckpt.pt"
         took = seconds(lambda: save_checkpoint(path, {"model": model.state_dict()}), device, 5)
-        table.add("writing weights", 1000 * took, "ms", f"{path.stat().st_size / 1e6:.0f} MB, flushed to the disk")
-    measure_tokenizer(table, Corpus(config), config, data.tokenizer)
+        add(figures, "writing weights", 1000 * took, "ms", f"{path.stat().st_size / 1e6:.0f} MB, flushed to the disk")
+    measure_tokenizer(figures, Corpus(config), config, data.tokenizer)
 
     for script in SCRIPTS:
         command = [sys.executable, Path(__file__).parent.parent / script, "--help"]
         took = seconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True), device, 3)  # noqa: B023
-        table.add(f"start-up: {script}", took, "s")
+        add(figures, f"start-up: {script}", took, "s")
 
     if args.json:
         about = {
@@ -181,7 +176,7 @@ def main(argv=None):
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "config": config.changes(),
         }
-        write_json(args.json, about | {"figures": table.rows}, indent=1)
+        write_json(args.json, about | {"figures": figures}, indent=1)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 
 from config import load_config
 from lib.errors import ArgumentParser, reports_errors
-from tools.bench import Table
+from tools.bench import add
 from tools.lab.training import train_records
 
 WAYS = {
@@ -30,7 +30,7 @@ def train_speeds(flags, n_steps, environment):
     return [r["tokens_per_second"] for r in records if "tokens_per_second" in r][5:]
 
 
-def compare_ways(table, flags, n_steps=60, rounds=3):
+def compare_ways(flags, n_steps=60, rounds=3):
     for n_busy in range(3):
         speeds = {name: [] for name in WAYS}
         for _ in range(rounds):
@@ -44,13 +44,13 @@ def compare_ways(table, flags, n_steps=60, rounds=3):
         for name, found in speeds.items():
             ratio = statistics.median(mine / its for mine, its in zip(speeds["train.py"], found, strict=True))
             note = "" if name == "train.py" else f"train.py is {ratio:.2f} times as fast"
-            table.add(f"{n_busy} busy: {name}", statistics.median(found), "tok/s", note)
+            add({}, f"{n_busy} busy: {name}", statistics.median(found), "tok/s", note)
 
 
 @reports_errors
 def main(argv=None):
     config, _ = load_config(argv, ArgumentParser(description=__doc__))
-    compare_ways(Table(), [f"--{key}={value}" for key, value in config.changes().items()])
+    compare_ways([f"--{key}={value}" for key, value in config.changes().items()])
 
 
 if __name__ == "__main__":
