@@ -153,7 +153,7 @@ def test_verdicts(name, change, words):
     change = {"steps": [0, 500, 1000], "val_losses": [8.0, 5.5, 5.0], "max_steps": 1000} | change
     val = np.array(change.pop("steps")), np.array(change.pop("val_losses"))
     run, config = types.SimpleNamespace(val=val, folder=Path("a run")), Config(max_steps=change.pop("max_steps"))
-    verdict = judge(measures.Measurements(run=run, config=config, **figures | change))
+    verdict = judge(types.SimpleNamespace(run=run, config=config, **figures | change))
     assert verdict.name == name
     assert words in " ".join([verdict.headline, *verdict.evidence, *verdict.advice])
     assert verdict.evidence and verdict.advice

@@ -1,24 +1,23 @@
 """What is measured of a trained GPT: how well it guesses, beside simpler models, what surprises it, what it copies."""
 
-import contextlib
-import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from config import Config
 from lib.errors import UserError
 from lib.generation import Sampling, stream
 from lib.machine.device import pick_precision
-from lib.run.runs import Run
+from lib.run.checkpoint import one_line_if_damaged
+from lib.run.runs import LOG, LOG_HINT
 from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta
 from lib.tokens.tokenizer import read_tokenizer, token_lengths
 from tools.report.baselines import bigram_loss, compressed_bits, unigram_loss
-from tools.report.copying import Copies, find_copies
+from tools.report.copying import find_copies
 from tools.report.published import beside_published
 
 LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
@@ -27,33 +26,11 @@ PASSAGE = 256  # tokens
 CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
 
 
-@dataclasses.dataclass
-class Measurements:
-    """All losses are in nats per token."""
+def measure_run(run, text_model, checkpoint) -> SimpleNamespace:
+    """Everything that the report says of a run; all losses are in nats per token.
 
-    run: Run
-    config: Config
-    step: int  # of the weights
-    n_parameters: int
-    epochs: float
-    tokens_per_parameter: float
-    val_loss: float
-    nats_to_bits_per_byte: float  # a factor: how many bits per byte one nat per token makes
-    nats_to_bits_per_character: float
-    sample_tokens: int  # of each split, at most
-    sample: dict  # {split: (loss on a sample of it, share of first guesses that are right)}
-    baselines: dict  # {simpler model: its loss}
-    published: list  # [(tokens seen, loss, that of the published run)], if there is one with this model and text
-    unigram_gap: float  # how much harder the validation text is than the training text, for a unigram model
-    positions: list  # [(tokens seen before, loss)]
-    passage: list  # [(token, nats, its rank, [(token, probability)] of the likeliest)]
-    model_copies: Copies  # of training text, in what the model writes
-    text_copies: Copies  # of training text, in the validation text
-    known_tokens: int  # of the training text, in which copies are sought
-
-
-def measure_run(run, text_model, checkpoint) -> Measurements:
-    """Everything that the report says of a run. Raises UserError if its text is not there, or its files are damaged."""
+    Raises UserError if its text is not there, or its files are damaged.
+    """
     if not len(run.val[0]):
         raise UserError(f"{run.folder} has no evaluation yet; let the run go on to its first one")
     config, model = checkpoint["config"], text_model.model
@@ -83,26 +60,27 @@ def measure_run(run, text_model, checkpoint) -> Measurements:
 
     n_parameters = sum(model.parameter_counts())
     seen = max([checkpoint["tokens"], *run.series("tokens")[1]])
-    return Measurements(
+    return SimpleNamespace(
         run=run,
         config=config,
-        step=checkpoint["step"],
+        step=checkpoint["step"],  # of the weights
         n_parameters=n_parameters,
         epochs=seen / meta["train"]["tokens"],
         tokens_per_parameter=seen / n_parameters,
         val_loss=val_loss,
-        nats_to_bits_per_byte=bits / n_bytes,
+        nats_to_bits_per_byte=bits / n_bytes,  # a factor: how many bits per byte one nat per token makes
         nats_to_bits_per_character=bits / n_characters,
-        sample_tokens=sample_tokens,
-        sample=sample,
-        baselines=baselines,
+        sample_tokens=sample_tokens,  # of each split, at most
+        sample=sample,  # {split: (loss on a sample of it, share of first guesses that are right)}
+        baselines=baselines,  # {simpler model: its loss}
         published=beside_published(run, config, meta["train"]["sha256"]),
+        # How much harder the validation text is than the training text, for a unigram model.
         unigram_gap=baselines["unigram"] - meta["unigram_entropy"],
-        positions=positions,
+        positions=positions,  # [(tokens seen before, loss)]
         passage=guesses(model, evaluated[: PASSAGE + 1]),
-        model_copies=copies[0],
-        text_copies=copies[1],
-        known_tokens=len(train),
+        model_copies=copies[0],  # of training text, in what the model writes
+        text_copies=copies[1],  # of training text, in the validation text
+        known_tokens=len(train),  # of the training text, in which copies are sought
     )
 
 
@@ -116,8 +94,7 @@ def run_tokens(run, checkpoint):
     """
     config = checkpoint["config"]
     meta = read_meta(config.tokens_dir)
-    learned = meta["train"]["sha256"]
-    with contextlib.suppress(KeyError, TypeError):  # Logs of older versions do not say.
+    with one_line_if_damaged(run.folder / LOG, LOG_HINT):
         learned = run.header["data"]["train"]["sha256"]
     if learned != meta["train"]["sha256"] or read_tokenizer(config.tokens_dir) != checkpoint["tokenizer"]:
         raise UserError(f"{config.tokens_dir} has other tokens than {run.folder} learned from; prepare its text again")
@@ -146,7 +123,7 @@ def continuations(model, val):
 
 
 def measure_losses(model, train, val):
-    """sample_tokens, sample and positions of Measurements. train, val: arrays of token ids."""
+    """sample_tokens, sample and positions of measure_run. train, val: arrays of token ids."""
     budget, size = int(ARITHMETIC / 2 / sum(model.parameter_counts())), model.config.block_size
     sample_tokens, sample = min(1 << 16, budget // 8), {}
     for split, ids in (("val", val), ("train", train)):

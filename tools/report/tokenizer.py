@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -29,26 +30,8 @@ EXAMPLES = {  # of kinds of text, to see what a tokenizer was made for
 }
 
 
-@dataclasses.dataclass
-class TokenizerMeasurements:
-    """Tokens are bytes, but for the Chinese ones, which are texts."""
-
-    name: str
-    vocab_size: int
-    characters_per_token: float  # of the held-out text, as all below but `kinds`
-    bytes_per_token: float
-    n_partial: int  # tokens that are a part of a character
-    partial_share: float  # of the text's tokens that are such
-    chinese: list  # the Chinese tokens, the longest first
-    n_broken: int  # Chinese characters that are several tokens
-    broken: list  # [(such a character, its tokens)], a dozen of them
-    kinds: list  # [(kind of text, characters per token, tokens of an example)]
-    passage: list  # [(id, token)]
-    sizes: list  # see compare_sizes
-
-
-def measure_tokenizer(config) -> TokenizerMeasurements:
-    """Everything that is measured of a tokenizer, for the page and for the terminal."""
+def measure_tokenizer(config) -> SimpleNamespace:
+    """Everything that is measured of a tokenizer. Tokens are bytes, but for the Chinese ones, which are texts."""
     tokenizer = parse_tokenizer(read_tokenizer(config.tokens_dir), config.tokens_dir / "tokenizer.json")
     sample, held_out = sample_corpus(Corpus(config))
     pieces = token_bytes(tokenizer)
@@ -61,16 +44,17 @@ def measure_tokenizer(config) -> TokenizerMeasurements:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     broken = sorted({c for text in held_out for c in text if is_chinese(c) and len(split(c)) > 1})
-    return TokenizerMeasurements(
+    return SimpleNamespace(
         name=f"{config.tokens_dir.parent.name}/{config.tokens_dir.name}",
         vocab_size=len(pieces),
-        characters_per_token=sum(map(len, held_out)) / n_tokens,
+        characters_per_token=sum(map(len, held_out)) / n_tokens,  # of the held-out text, as all below but `kinds`
         bytes_per_token=sum(len(text.encode()) for text in held_out) / n_tokens,
-        n_partial=int(partial.sum()),
-        partial_share=counts[partial].sum() / n_tokens,
+        n_partial=int(partial.sum()),  # tokens that are a part of a character
+        partial_share=counts[partial].sum() / n_tokens,  # of the text's tokens
         chinese=sorted(filter(is_chinese, names), key=len, reverse=True),
-        n_broken=len(broken),
+        n_broken=len(broken),  # Chinese characters that are several tokens
         broken=[(c, [pieces[i] for i in split(c)]) for c in broken[:: max(1, len(broken) // 12)][:12]],
+        # the characters per token, and the tokens, of each kind of text
         kinds=[(k, len(t) / max(1, len(split(t))), [pieces[i] for i in split(t)]) for k, t in EXAMPLES.items()],
         passage=[(i, pieces[i]) for i in split("".join(held_out)[:400])],
         sizes=[] if config.init_from else compare_sizes(config, sample, held_out),

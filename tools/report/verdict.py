@@ -18,7 +18,7 @@ class Verdict(NamedTuple):
 
 
 def judge(m) -> Verdict:
-    """The verdict on Measurements, see measures.py. The worst that is found counts."""
+    """The verdict on what measure_run has found. The worst counts."""
     return memorising(m) or overfitting(m) or undertrained(m) or healthy(m)
 
 
