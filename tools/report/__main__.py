@@ -115,9 +115,6 @@ def report_tokenizer(config, out) -> Path:
     return out
 
 
-# --- pages
-
-
 def show(piece, name="") -> dict:
     """A token: its text, or the bytes of a part of a character, or its name if it stands for no text."""
     shown = text_or_bytes(piece)
@@ -135,14 +132,12 @@ def main(argv=None):
     parser.add_argument("--out", type=file_to_write, metavar="FILE", help="where to write the page")
     if "--tokenizer" in argv:
         config, args = load_config(argv, parser)
+        out = report_tokenizer(config, args.out)
     else:
         add_run_argument(parser)
         parser.add_argument("--last", action="store_true", help="the latest weights, not the best ones, as by default")
         parser.add_argument("--device", default="auto", choices=DEVICES, metavar="NAME", help="[auto]")
         args = parser.parse_args(argv)
-    if args.tokenizer:
-        out = report_tokenizer(config, args.out)
-    else:
         out = report_run(args.run, args.last, args.device, args.out)
     print(f"\nsaved {out} in {time.time() - start:.0f} s; open it in a browser")
 
