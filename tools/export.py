@@ -23,6 +23,7 @@ import plot_loss
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.generation import Sampling
 from lib.qwen3 import to_qwen3
+from lib.run.checkpoint import one_line_if_damaged
 from lib.run.runs import LOG, LOG_HINT, Run, add_run_argument, run_name
 from lib.storage import atomic_write, lock_folder, write_json, write_text
 from sample import load_model
@@ -31,7 +32,6 @@ from train_tokenizer import SPLITS
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 FORMATS = {"hf": (*TYPES,), "gguf": (*TYPES, "q8_0"), "html": ("q8_0", "f16")}  # The first type is the default.
-FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 # The names that llama.cpp has for pre-tokenizers, by their regular expressions.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -161,18 +161,15 @@ def measured_rows(run, step) -> str:
     figures = next((r for r in run.records if r["step"] == step and "val_loss" in r), None)
     if not figures:
         return ""
-    try:
-        data = run.header["data"]["train"] if "data" in run.header else {}  # not in logs of older versions
-        text = "| training text | {tokens:,} tokens, {documents:,} documents, {characters:,} characters |\n"
+    with one_line_if_damaged(run.folder / LOG, LOG_HINT):
+        data = run.header["data"]["train"]
         return f"""\
-{text.format(**data) if data else ""}\
+| training text | {data["tokens"]:,} tokens, {data["documents"]:,} documents, {data["characters"]:,} characters |
 | validation loss | {figures["val_loss"]:.4f} nats per token, PPL {figures["val_ppl"]:.2f} |
 | whatever the tokenizer | {figures["val_bpc"]:.4f} bits per character, {figures["val_bpb"]:.4f} per byte |
 | for comparison | {run.unigram_entropy:.4f} nats: knowing only how frequent each token is |
 | trained on | {run.header["hardware"]["name"]}, {figures["seconds"] / 60:,.1f} minutes |
 """
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{run.folder / LOG} is damaged; {LOG_HINT}") from None
 
 
 # --- llama.cpp
@@ -190,7 +187,7 @@ def write_gguf(path, text_model, kind, name):
     with atomic_write(path) as file:
         writer = gguf.GGUFWriter(file.name, "qwen3")
         writer.add_name(name)
-        writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[kind]])
+        writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_context_length(c.block_size)
         writer.add_embedding_length(c.n_embd)
@@ -247,9 +244,8 @@ def gguf_tokens(text_model, types):
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     add_run_argument(parser)
-    help = "hf: a folder; gguf, html: a file [hf, or as --out ends]"
-    parser.add_argument("--format", choices=FORMATS, help=help)
-    parser.add_argument("--type", choices=(*FILE_TYPES,), help="of the weights [f32; html: q8_0]")
+    parser.add_argument("--format", choices=FORMATS, help="hf: a folder; gguf, html: a file [hf, or as --out ends]")
+    parser.add_argument("--type", choices=FORMATS["gguf"], help="of the weights [f32; html: q8_0]")
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
     parser.add_argument("--out", type=Path, metavar="PATH", help="the folder (hf) or file (gguf, html) to write")
     args = parser.parse_args(argv)
@@ -277,8 +273,8 @@ def main(argv=None):
             write_page(out, text_model, tensors, checkpoint, run_dir)
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
-    print(f"{source}: step {checkpoint['step']:,}")
     how = "; open it in a browser" if args.format == "html" else ""
+    print(f"{source}: step {checkpoint['step']:,}")
     print(f"saved {out} ({size / 1e6:.1f} MB) in {time.perf_counter() - start:.1f} s{how}")
 
 
