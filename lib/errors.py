@@ -123,10 +123,9 @@ def explain(error):
         return f"{where}{error.strerror or error} (check that the path is right, writable, and its disk not full)"
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed; python -m pip install {error.name}"
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "DistError" in kinds or ("RuntimeError" in kinds and "gloo" in str(error).lower()):
+    # Those of torch.distributed are RuntimeErrors, known by their names.
+    if isinstance(error, RuntimeError) and ("gloo" in str(error).lower() or type(error).__name__.startswith("Dist")):
         return "the connection to another process broke off; torchrun says which one has ended, and how"
-    return None
 
 
 def is_out_of_memory(error):
