@@ -2,32 +2,25 @@
 
 import difflib
 
-# Ours, and what one has to know of it: the words of nanoGPT, transformers and llama.cpp.
+# Ours, and what one has to know of it: the words of nanoGPT, transformers and llama.cpp that look unlike ours.
 OTHER_NAMES = {
     "corpus": "data data_dir dataset_path input_file train_file",
     "val_corpus": "validation_file",
     "text_key": "text_column",
     "val_fraction": "test_size validation_split",
     "init_from": "model model_name_or_path from_pretrained",
-    "n_layer": "n_layers num_layers num_hidden_layers",
-    "n_head": "n_heads num_heads num_attention_heads",
-    "n_kv_head": "n_kv_heads num_key_value_heads",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
     "n_embd": "d_model hidden_dim hidden_size",
-    "norm_eps": "rms_norm_eps",
-    "tie_embeddings": "tie_word_embeddings",
     "block_size": "context_length ctx_size max_length max_position_embeddings max_seq_len seq_len",
-    "micro_batch_size": "per_device_train_batch_size",
     "micro_batch_size; batch_size is that of a whole step: 8 passes of 4 are --batch_size=32 --micro_batch_size=4": (
         "gradient_accumulation_steps"
     ),
-    "max_steps": "max_iters num_steps steps",
+    "max_steps": "max_iters",
     "max_steps; train.py says how many epochs these are": "epochs num_epochs num_train_epochs",
     "max_steps; the cosine ends there": "lr_decay_iters",
     "learning_rate": "lr max_lr",
     "min_lr; as high as learning_rate, the rate stays constant": "decay_lr lr_scheduler_type",
-    "warmup_steps": "warmup warmup_iters warmup_ratio",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
     "averaging; the share of the run that it reaches back": "ema",
     "grad_clip": "max_grad_norm",
     "eval_interval": "eval_steps",
@@ -37,19 +30,16 @@ OTHER_NAMES = {
     "log_interval": "logging_steps",
     "run": "checkpoint ckpt load model name out_dir output_dir",
     "resume": "resume_from_checkpoint",
-    "overwrite": "overwrite_output_dir force",
+    "overwrite": "force",
     "tensorboard": "report_to wandb wandb_log",
     "device": "cuda gpu",
-    "dtype": "bf16 fp16 precision torch_dtype",
-    "compile": "torch_compile",
+    "dtype": "bf16 fp16 precision",
     "prompt": "p start text",
     "prompt_file": "f file",
     "num_samples": "n num_return_sequences",
     "max_new_tokens": "length max_length max_tokens n_predict",
     "temperature": "t temp",
-    "repetition_penalty": "repeat_penalty",
-    "type": "dtype outtype",
-    "out": "o outfile output",
+    "out": "o outfile",
 }
 
 
