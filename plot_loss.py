@@ -49,7 +49,11 @@ def draw(runs, x):
         steps, values = run.series("val_loss", x)
         if len(steps):
             loss.plot(steps, values, "o-", color=val_color, markersize=3.5, linewidth=1.8, label=f"validation{of_run}")
-            mark_best(loss, steps, values, val_color, 26 * i)
+            best = int(np.argmin(values))
+            loss.plot(steps[best], values[best], "*", color=val_color, markersize=13, markeredgecolor="white")
+            figures = f"best {values[best]:.3f}\nPPL {math.exp(min(values[best], 700)):.1f}"
+            place = {"xytext": (-6, 10 + 26 * i), "textcoords": "offset points", "ha": "right"}
+            loss.annotate(figures, (steps[best], values[best]), **place, color=val_color)
         baseline = run.unigram_entropy
         if is_number(baseline) and (i == 0 or baseline != runs[0].unigram_entropy):
             label = f"unigram baseline {baseline:.2f}{of_run}"
@@ -70,20 +74,6 @@ def draw(runs, x):
     for axes in (loss, rate):
         axes.grid(alpha=0.25)
     return figure
-
-
-def mark_best(axes, steps, values, color, raised):
-    """A star at the lowest value, with its loss and perplexity beside it, `raised` points higher."""
-    best = int(np.argmin(values))
-    axes.plot(steps[best], values[best], "*", color=color, markersize=13, markeredgecolor="white")
-    axes.annotate(
-        f"best {values[best]:.3f}\nPPL {math.exp(min(values[best], 700)):.1f}",
-        (steps[best], values[best]),
-        xytext=(-6, 10 + raised),
-        textcoords="offset points",
-        ha="right",
-        color=color,
-    )
 
 
 def to_perplexity(loss):
