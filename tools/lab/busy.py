@@ -13,7 +13,7 @@ import sys
 from config import load_config
 from lib.errors import ArgumentParser, reports_errors
 from tools.bench import add
-from tools.lab.training import train_records
+from tools.lab.experiments import train_records
 
 WAYS = {
     "train.py": {},

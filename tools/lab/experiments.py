@@ -10,21 +10,40 @@ error. Results are kept in out/experiments.json, and not computed again.
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from config import out_dir
-from lib.errors import ArgumentParser, reports_errors
+import config
+from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.run.runs import Run
 from lib.storage import write_json
-from tools.lab.training import train_records
 
 
-def train(config, flags, seed, run):
-    """(bits per character, nats per token) at the end of one run. Raises UserError if it fails."""
-    last = train_records([config, *flags, f"--seed={seed}"], run, {"OMP_NUM_THREADS": "1"})[-1]
+def train_records(flags, run, environment) -> list:
+    """The records of the log of a run that train.py makes and that is removed again. Raises UserError if it fails.
+
+    flags: of train.py, its config file among them. Unless they say more, only the first and last step are evaluated.
+    """
+    flags = ["--prompts=", "--eval_interval=1000000000", *flags, f"--run={run}", "--overwrite"]
+    command = [sys.executable, config.ROOT / "train.py", *flags]
+    found = subprocess.run(command, env=os.environ | environment, capture_output=True, encoding="utf-8")
+    if found.returncode:
+        last_line = found.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"train.py {' '.join(flags)}: {last_line.removeprefix('error: ')}")
+    folder = config.out_dir() / run
+    records = Run(str(folder)).records
+    shutil.rmtree(folder)
+    return records
+
+
+def train(config_file, flags, seed, run):
+    """(bits per character, nats per token) at the end of one run."""
+    last = train_records([config_file, *flags, f"--seed={seed}"], run, {"OMP_NUM_THREADS": "1"})[-1]
     return last["val_bpc"], last["val_loss"]
 
 
@@ -37,7 +56,7 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, default=3, help="[3]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help=f"runs at a time [{os.cpu_count()}]")
     args = parser.parse_args(argv)
-    path = out_dir() / "experiments.json"
+    path = config.out_dir() / "experiments.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     writing = threading.Lock()  # Several jobs may end at the same time.
 
