@@ -45,9 +45,7 @@ def rhymes(poems) -> set:
     """The pairs of characters that rhyme, as the poets of some poems show."""
     pairs = Counter(pair for poem in poems for pair in pairwise(ends(poem)))
     pairs += Counter({(b, a): count for (a, b), count in pairs.items()})
-    single = Counter()
-    for (a, _), count in pairs.items():
-        single[a] += count
+    single = Counter(a for a, _ in pairs.elements())
     total = single.total()
     return {(a, b) for (a, b), n in pairs.items() if a != b and n > 1 and n * total >= 3 * single[a] * single[b]}
 
