@@ -1,7 +1,7 @@
-"""The published form of our model, Qwen3: its names and shapes, read from a Hugging Face folder, and both ways.
+"""The published form of our model, Qwen3: its names and shapes, both ways.
 
-A folder holds config.json, tokenizer.json and *.safetensors. Nothing in it is executed. Training can begin with such
-a model, or with an earlier run, instead of from nothing (init_from).
+A Hugging Face folder holds config.json, tokenizer.json and *.safetensors. Nothing in it is executed. Training can begin
+with such a model, or with an earlier run, instead of from nothing (init_from).
 """
 
 import dataclasses
@@ -183,13 +183,11 @@ def load_weights(init_from, model, tokenizer_json):
     for ours, parts in layout(model.config, model.embedding.num_embeddings):
         pieces = []
         for name, rows in parts.items():
-            if name not in tensors:
-                raise UserError(f"{path}: {name} is missing from the weights; {DOWNLOAD_HINT}")
-            piece = tensors.pop(name).get_tensor(name)
-            if piece.shape != (rows, *state[ours].shape[1:]) or not piece.is_floating_point():
-                shape = " x ".join(map(str, (rows, *state[ours].shape[1:])))
-                raise UserError(f"{path}: {name} is {list(piece.shape)} {piece.dtype}, config.json asks for {shape}")
-            pieces.append(piece)
+            with one_line_if_damaged(path, DOWNLOAD_HINT):
+                pieces.append(tensors.pop(name).get_tensor(name))
+            shape, found = (rows, *state[ours].shape[1:]), pieces[-1]
+            if found.shape != shape or not found.is_floating_point():
+                raise UserError(f"{path}: {name} is {[*found.shape]} {found.dtype}, config.json asks for {[*shape]}")
         state[ours].copy_(torch.cat(pieces))
     tensors.pop("lm_head.weight", None)  # Some write a tied one too.
     if tensors:
