@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # data/ and out/ are here, whatever the working folder
-N_SPECIAL = 4  # <pad> <bos> <eos> <unk>
 LARGEST = 1 << 24  # No size may exceed it, so that the product of two fits into 64 bits.
 DEVICES = ("auto", "cuda", "mps", "cpu", *(f"cuda:{i}" for i in range(8)))
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -42,7 +41,7 @@ class Config:
     text_key: str = _text("", "key of the text in records (a.b: b inside a), or several, joined: instruction,output")
     split: str = _text("", "what separates documents in a .txt: line, blank (blank lines) or a regular expression")
     val_fraction: float = _text(0.1, "share of the text kept for validation, taken from its end", 0.001, 0.5)
-    vocab_size: int = _text(5000, "tokens to learn, with the 256 bytes and 4 special ones", 256 + N_SPECIAL, LARGEST)
+    vocab_size: int = _text(5000, "tokens to learn, with the 256 bytes and 4 special ones", 260, LARGEST)
     min_frequency: int = _text(2, "a pair of tokens is merged only if seen this often", 1)
     bos_token: str = _text("<bos>", "begins a document, '' for none")
     eos_token: str = _text("<eos>", "ends a document")
