@@ -51,8 +51,7 @@ def read_works(archive):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(argv)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     corpus = FOLDER / "corpus.jsonl"
     try:
         if corpus.exists():
