@@ -13,7 +13,7 @@ from tools import bench
 from tools.lab import busy
 
 
-def once(work, device, repeats=10, at_most=10.0):
+def once(work, repeats=10, at_most=10.0):
     """The time of one call, instead of the median of many."""
     start = time.perf_counter()
     work()

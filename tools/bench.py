@@ -46,14 +46,14 @@ def add(figures, name, value, unit, note=""):
     print(f"{name:28} {value:12,.{0 if value >= 1000 else 1 if value >= 10 else 3}f} {unit:8} {note}", flush=True)
 
 
-def seconds(work, device, repeats=10, at_most=10.0):
+def seconds(work, repeats=10, at_most=10.0):
     """The median time of work(), after one call that is not counted; fewer repeats if they take over at_most."""
     times = []
     while len(times) <= repeats and (len(times) < 3 or sum(times) < at_most):
         start = time.perf_counter()
         work()
-        if device.type in ("cuda", "mps"):
-            getattr(torch, device.type).synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 
@@ -62,10 +62,10 @@ def measure_limits(figures, device, dtype):
     """(FLOP/s of a large matrix product, bytes/s of reading memory): what nothing here can be faster than."""
     n = 4096 if device.type == "cpu" else 8192
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    flops = 2 * n**3 / seconds(lambda: a @ b, device)
+    flops = 2 * n**3 / seconds(lambda: a @ b)
     add(figures, "matrix product", flops / 1e9, "GFLOP/s", f"{n} x {n}, {str(dtype).removeprefix('torch.')}")
     numbers = torch.ones(1 << 26 if device.type == "cpu" else 1 << 28, device=device)
-    bandwidth = numbers.nbytes / seconds(numbers.sum, device)
+    bandwidth = numbers.nbytes / seconds(numbers.sum)
     add(figures, "reading memory", bandwidth / 1e9, "GB/s", f"the sum of {numbers.nbytes / 1e6:.0f} MB")
     return flops, bandwidth
 
@@ -90,10 +90,10 @@ def measure_training(figures, config, model, tokens, precision):
             with precision.autocast:
                 trained(*train.get_batch(tokens, micro_batch))
 
-    whole = seconds(train_some, device, repeats=1000, at_most=20) / n_steps
+    whole = seconds(train_some, repeats=1000, at_most=20) / n_steps
     add(figures, "training step", 1000 * whole, "ms", f"{config.batch_size} x {config.block_size} tokens")
     for name, work in (("get_batch", lambda: train.get_batch(tokens, offsets)), ("get_batch, forward", forward_only)):
-        part = seconds(work, device)
+        part = seconds(work)
         add(figures, f"of it: {name}", 1000 * part, "ms", f"{part / whole:.0%}, measured by itself")
     speed = config.batch_size * config.block_size / whole
     add(figures, "training", speed, "tok/s")
@@ -104,9 +104,8 @@ def measure_training(figures, config, model, tokens, precision):
 
 
 def measure_sampling(figures, model, batch_size, bandwidth, n_tokens):
-    device = model.embedding.weight.device
-    prompt = torch.full((batch_size, 8), 5, device=device)
-    step_time = seconds(lambda: list(stream(model, prompt, n_tokens, Sampling(seed=0))), device, repeats=5) / n_tokens
+    prompt = torch.full((batch_size, 8), 5, device=model.embedding.weight.device)
+    step_time = seconds(lambda: list(stream(model, prompt, n_tokens, Sampling(seed=0))), repeats=5) / n_tokens
     read = sum(p.nbytes for p in model.parameters()) / step_time / bandwidth
     add(figures, f"sampling, batch of {batch_size}", batch_size / step_time, "tok/s", f"{read:.0%} of reading memory")
 
@@ -116,10 +115,9 @@ def measure_tokenizer(figures, corpus, config, tokenizer):
     sample, _ = train_tokenizer.sample_corpus(corpus)
     sample = sample[: max(1, len(sample) // 4)]
     size = sum(len(text.encode()) for text in sample) / 1e6
-    cpu = torch.device("cpu")
-    learning = seconds(lambda: train_tokenizer.learn(train_tokenizer.new_tokenizer(), sample, config), cpu, 3)
+    learning = seconds(lambda: train_tokenizer.learn(train_tokenizer.new_tokenizer(), sample, config), 3)
     add(figures, "learning a tokenizer", size / learning, "MB/s", f"{config.vocab_size:,} tokens from {size:.1f} MB")
-    encoding = seconds(lambda: tokenizer.encode_batch(sample, add_special_tokens=False), cpu, 3)
+    encoding = seconds(lambda: tokenizer.encode_batch(sample, add_special_tokens=False), 3)
     add(figures, "encode_batch", size / encoding, "MB/s", "the tokenizers library alone")
     file = prepare.TokenFile(io.BytesIO(), tokenizer.get_vocab_size())
     start = time.perf_counter()
@@ -149,7 +147,7 @@ def main(argv=None):
     most, bandwidth = measure_limits(figures, device, precision.dtype)
     add(figures, "training: arithmetic", flops / 1e9, "GFLOP/s", f"{flops / most:.0%} of the matrix product")
 
-    took = seconds(lambda: train.evaluate(model, data.val, data.lengths, config, precision), device, 3)
+    took = seconds(lambda: train.evaluate(model, data.val, data.lengths, config, precision), 3)
     n_tokens = len(data.val.windows(config.eval_tokens)) * config.block_size
     add(figures, "evaluation", n_tokens / took, "tok/s", f"{n_tokens:,} tokens")
 
@@ -159,13 +157,13 @@ def main(argv=None):
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "ckpt.pt"
-        took = seconds(lambda: save_checkpoint(path, {"model": model.state_dict()}), device, 5)
+        took = seconds(lambda: save_checkpoint(path, {"model": model.state_dict()}), 5)
         add(figures, "writing weights", 1000 * took, "ms", f"{path.stat().st_size / 1e6:.0f} MB, flushed to the disk")
     measure_tokenizer(figures, Corpus(config), config, data.tokenizer)
 
     for script in SCRIPTS:
         command = [sys.executable, Path(__file__).parent.parent / script, "--help"]
-        took = seconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True), device, 3)  # noqa: B023
+        took = seconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True), 3)  # noqa: B023
         add(figures, f"start-up: {script}", took, "s")
 
     if args.json:
