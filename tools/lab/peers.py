@@ -11,8 +11,10 @@ process, with random weights: the same for llama.cpp and transformers, and for n
 
 import datetime
 import importlib.util
+import itertools
 import pickle
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,11 +47,7 @@ OURS = {
 def nanogpt_train_speed(folder, config, vocab_size):
     """Tokens per second of its train.py, as its README runs it on a CPU: float32, eager."""
     data = folder / "data" / f"peer_{config.dataset}"
-    data.mkdir(exist_ok=True)
-    for split in ("train", "val"):
-        link = data / f"{split}.bin"
-        link.unlink(missing_ok=True)
-        link.symlink_to(config.tokens_dir / f"{split}.bin")
+    shutil.copytree(config.tokens_dir, data, dirs_exist_ok=True)
     (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
     settings = {"dataset": data.name, "device": "cpu", "compile": False, "eval_iters": 1, "eval_interval": 10**6}
     settings |= {"log_interval": 1, "max_iters": STEPS, "dropout": 0.0, "out_dir": "out-peer"}
@@ -90,9 +88,8 @@ def sampling_speeds(folder, c, vocab_size, rounds):
 
     def with_llama():
         llama.reset()
-        stream = llama.generate(prompt[0].tolist(), temp=0.8, top_k=0, top_p=0.95, min_p=0.0, repeat_penalty=1.0)
-        for _ in zip(range(N_TOKENS), stream, strict=False):
-            pass
+        tokens = llama.generate(prompt[0].tolist(), temp=0.8, top_k=0, top_p=0.95, min_p=0.0, repeat_penalty=1.0)
+        list(itertools.islice(tokens, N_TOKENS))
 
     def with_transformers():
         length = {"max_new_tokens": N_TOKENS, "min_new_tokens": N_TOKENS}
