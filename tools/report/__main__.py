@@ -78,10 +78,6 @@ def print_run(m, verdict):
         f" {m.val_loss * m.nats_to_bits_per_character:.4f} bits per character,"
         f" {m.val_loss * m.nats_to_bits_per_byte:.4f} per byte"
     )
-    print(
-        f"samples      of at most {m.sample_tokens:,} tokens: {m.sample['val'][0]:.4f} nats on validation text,"
-        f" {m.sample['train'][0]:.4f} on training text"
-    )
     levels = sorted(m.baselines.items(), key=lambda level: level[1])
     print("baselines    " + ", ".join(f"{name} {nats:.2f}" for name, nats in levels))
     if m.published:
