@@ -64,7 +64,8 @@ def draw(runs, x):
     loss.set_ylabel("loss, nats per token")
     for text in loss.legend().get_texts():
         text.set_parse_math(False)  # $ begins no formula
-    perplexity = loss.secondary_yaxis("right", functions=(to_perplexity, to_loss))
+    both_ways = (lambda nats: np.exp(np.clip(nats, -20, 300)), lambda ppl: np.log(np.clip(ppl, 1e-9, None)))
+    perplexity = loss.secondary_yaxis("right", functions=both_ways)
     perplexity.set_ylabel("perplexity")
     perplexity.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=15))
     perplexity.yaxis.set_major_formatter("{x:,g}")
@@ -74,14 +75,6 @@ def draw(runs, x):
     for axes in (loss, rate):
         axes.grid(alpha=0.25)
     return figure
-
-
-def to_perplexity(loss):
-    return np.exp(np.clip(loss, -20, 300))
-
-
-def to_loss(perplexity):
-    return np.log(np.clip(perplexity, 1e-9, None))
 
 
 def drawable(name):
