@@ -36,13 +36,7 @@ def pytest_configure(config):
     """What is not marked gpu compares exactly, which holds on a CPU only."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    gc.disable()
-
-
-def pytest_collection_finish():
-    """What has been imported stays. To look for garbage in it, again and again, would take seconds."""
-    gc.freeze()
-    gc.enable()
+    gc.set_threshold(100_000)  # Libraries leave millions of objects; to look for garbage among them takes seconds.
 
 
 SCRIPTS = Path(config.__file__).parent.parent
