@@ -125,11 +125,11 @@ def test_tokens_are_drawn_as_the_textbook_does(temperature, top_k):
         logits = model(idx)[0] / temperature
     logits[logits < logits.topk(min(top_k or 8, 8)).values[-1]] = -torch.inf
     torch.manual_seed(0)
-    many = idx.repeat(20_000, 1)
+    many = idx.repeat(8_000, 1)
     drawn = model.generate(many, 1, temperature, top_k), write(model, many, 1, temperature=temperature, top_k=top_k)
     for ids in drawn:
         shares = ids[:, -1].bincount(minlength=8) / len(many)
-        assert torch.allclose(shares, logits.softmax(dim=-1), atol=0.015)
+        assert torch.allclose(shares, logits.softmax(dim=-1), atol=0.02)
         assert not shares[logits.isinf()].any()
 
 
