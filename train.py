@@ -155,7 +155,7 @@ def evaluate(model, tokens, lengths, config, precision, stop=None) -> dict:
     }
 
 
-def read_prompts(config, val_tokens, text_model) -> list[str]:
+def choose_prompts(config, val_tokens, text_model) -> list[str]:
     """The texts that the model continues at each evaluation. For an empty one, how the validation text begins."""
     beginning = b"".join(text_model.token_bytes[i] for i in val_tokens.head(64)).decode(errors="ignore")
     first_line = beginning.strip().partition("\n")[0]
@@ -254,7 +254,7 @@ def main(argv=None):
     data = Data(config, args.given, device)
     state = new_state(config, data.meta["vocab_size"], precision, device)
     text_model = TextModel(state.average, data.tokenizer, config.tokens_dir / "tokenizer.json")
-    prompts = read_prompts(config, data.val, text_model)
+    prompts = choose_prompts(config, data.val, text_model)
 
     # What it will take
     fits = print_plan(config, data.meta, state, precision, device)

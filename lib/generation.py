@@ -61,10 +61,10 @@ def next_token(logits, seen, sampling, generator=None):
         if weights.is_cpu:
             return draw_from_nucleus(weights, enough, generator)[:, 0], finite
         weights = keep_nucleus(weights, enough)
-    return draw(weights, generator)[:, 0], finite
+    return draw_token(weights, generator)[:, 0], finite
 
 
-def draw(weights, generator):
+def draw_token(weights, generator):
     """A token of each sequence, (B, 1), as likely as it weighs. weights: (B, V), whole numbers."""
     cumulative = weights.cumsum(dim=-1, dtype=torch.int32)
     total = cumulative[:, -1:]
@@ -80,19 +80,19 @@ def keep_nucleus(weights, enough):
 
 
 def draw_from_nucleus(weights, enough, generator):
-    """`draw` from what `keep_nucleus` keeps, without sorting: that would take a CPU several times as long.
+    """`draw_token` from what `keep_nucleus` keeps, without sorting: that would take a CPU several times as long.
 
     A token drawn from all belongs to the nucleus if the more likely ones do not weigh enough. If it does not belong,
     the less likely ones do not either, and the next draw is from the others. A GPU would have to wait in this loop.
     """
-    token = draw(weights, generator)
+    token = draw_token(weights, generator)
     while True:
         weight = weights.gather(1, token)
         outside = weights.where(weights > weight, 0).sum(dim=-1, keepdim=True, dtype=torch.int32) >= enough
         if not outside.any():
             return token
         weights = weights.masked_fill(outside & (weights <= weight), 0)
-        token = torch.where(outside, draw(weights, generator), token)
+        token = torch.where(outside, draw_token(weights, generator), token)
 
 
 # --- many tokens

@@ -27,7 +27,7 @@ def poem(*ends):
 def test_rhymes_are_what_poets_rhyme():
     known = verse.rhymes([poem(a, b, a) for a, b in RHYMES] + [poem("霜", "流"), poem("花", "花", "花")])
     assert known == {pair for a, b in RHYMES for pair in ((a, b), (b, a))}
-    figures = verse.describe([poem("霜", "乡"), poem("流", "楼"), poem("霜", "楼")], known)
+    figures = verse.judge_verse([poem("霜", "乡"), poem("流", "楼"), poem("霜", "楼")], known)
     assert figures["rhymes"] == 2 / 3 and figures["of 5s"] == figures["all lines"] == 1.0
 
 

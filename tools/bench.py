@@ -110,7 +110,7 @@ def measure_sampling(figures, model, batch_size, bandwidth, n_tokens):
     add(figures, f"sampling, batch of {batch_size}", batch_size / step_time, "tok/s", f"{read:.0%} of reading memory")
 
 
-def measure_tokenizer(figures, corpus, config, tokenizer):
+def time_tokenizer(figures, corpus, config, tokenizer):
     """Learning and encoding on a few megabytes of the corpus."""
     sample, _ = train_tokenizer.sample_corpus(corpus)
     sample = sample[: max(1, len(sample) // 4)]
@@ -159,7 +159,7 @@ def main(argv=None):
         path = Path(scratch) / "ckpt.pt"
         took = seconds(lambda: save_checkpoint(path, {"model": model.state_dict()}), 5)
         add(figures, "writing weights", 1000 * took, "ms", f"{path.stat().st_size / 1e6:.0f} MB, flushed to the disk")
-    measure_tokenizer(figures, Corpus(config), config, data.tokenizer)
+    time_tokenizer(figures, Corpus(config), config, data.tokenizer)
 
     for script in SCRIPTS:
         command = [sys.executable, Path(__file__).parent.parent / script, "--help"]

@@ -50,7 +50,7 @@ def rhymes(poems) -> set:
     return {(a, b) for (a, b), n in pairs.items() if a != b and n > 1 and n * total >= 3 * single[a] * single[b]}
 
 
-def describe(poems, known_rhymes) -> dict:
+def judge_verse(poems, known_rhymes) -> dict:
     """What is printed of some poems, each a share. known_rhymes: see `rhymes`."""
     forms = [form(poem) for poem in poems]
     regular = [share for length, share in forms if length in FORMS]
@@ -96,7 +96,7 @@ def main(argv=None):
         written = text_model.stream("", args.num_samples, longest, temperature=temperature, seed=0)
         rows[f"temperature {temperature:g}"] = ["".join(parts) for parts in zip(*written, strict=True)]
     for name, poems in rows.items():
-        figures = describe(poems, known_rhymes)
+        figures = judge_verse(poems, known_rhymes)
         print(f"{name:16} " + "  ".join(f"{what} {share:.1%}" for what, share in figures.items()))
 
 
