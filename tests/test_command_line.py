@@ -110,10 +110,17 @@ def test_torchrun_leaves_the_flags_alone():
 
 
 @pytest.mark.parametrize(
-    "settings, expected", [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+    "script, settings, expected",
+    [
+        ("train.py", {}, "1000"),
+        ("train.py", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("train.py", {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ("sample.py", {}, "None"),
+    ],
 )
-def test_threads_wait_shortly_unless_the_user_has_said(settings, expected):
-    code = "import os, sys, lib.machine.startup as _; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+def test_threads_wait_shortly_in_training_unless_the_user_has_said(script, settings, expected):
+    code = f"import os, sys; sys.argv[0] = '{script}'; import lib.machine.startup as _;"
+    code += " print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, "-c", code]
     found = subprocess.check_output(command, cwd=SCRIPTS, env=environment | settings, encoding="utf-8")

@@ -5,6 +5,7 @@ An old Python must be able to read it.
 
 import os
 import sys
+from pathlib import Path
 
 
 def say_what_is_missing(kind, error, traceback):
@@ -27,8 +28,8 @@ if sys.version_info < (3, 11):  # noqa: UP036
 sys.excepthook = say_what_is_missing
 
 # A thread of GNU OpenMP that waits for another one computes in circles for milliseconds. Where something else is at
-# work, the other thread gets no core in that time, and training takes several times as long
-# (python -m tools.lab.busy measures it). So it sleeps after some microseconds. OpenMP reads this once, when torch is
-# loaded.
-if "OMP_WAIT_POLICY" not in os.environ:
+# work, the other thread gets no core in that time, and training takes several times as long (python -m tools.lab.busy
+# measures it). So in train.py it sleeps after some microseconds; in sample.py, whose threads wait far more often, that
+# would cost a quarter of the speed. OpenMP reads this once, when torch is imported.
+if Path(sys.argv[0]).name == "train.py" and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
