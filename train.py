@@ -27,12 +27,13 @@ import torch
 
 from config import load_config, say_unused
 from lib import qwen3
-from lib.errors import ArgumentParser, UserError, reports_errors
+from lib.errors import ArgumentParser, reports_errors
 from lib.generation import TextModel
 from lib.machine import distributed
 from lib.machine.compilation import compile_and_wrap
 from lib.machine.device import pick_device, pick_precision, set_up
 from lib.machine.terminal import outlive_readers
+from lib.muon import Muon
 from lib.run.checkpoint import TrainState, save_run
 from lib.run.health import Health
 from lib.run.log import RunLog, say_what_is_next
@@ -91,34 +92,33 @@ def get_lr(step, config) -> float:
     return config.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (config.learning_rate - config.min_lr)
 
 
-def set_lr(optimizers, step, config) -> float:
+def set_lr(optimizer, step, config) -> float:
     """Give every group its share of the learning rate of a step, which is returned."""
     lr = get_lr(step, config)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+    for group in optimizer.param_groups:
         group["lr"] = lr * group["peak"] / config.learning_rate
     return lr
 
 
-def make_optimizers(model, config) -> list:
-    """AdamW, and Muon if it is asked for. A group's `peak` is its learning rate at the top of the schedule.
-
-    Muon (https://arxiv.org/abs/2502.16982) makes the update of a matrix orthogonal, which has a meaning for
-    matrices between two layers only: the embedding, the head and the vectors stay with AdamW.
-    """
-    inner = [p for p in model.blocks.parameters() if p.dim() >= 2]
+def make_optimizer(model, config) -> torch.optim.Optimizer:
+    """AdamW, or Muon for the matrices inside the blocks. A group's `peak` is its learning rate at its highest."""
+    inner = {name: p for name, p in model.blocks.named_parameters() if p.dim() >= 2}
     head = [] if config.tie_embeddings else [model.lm_head.weight]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    decay, peak, muon = config.weight_decay, config.learning_rate, config.optimizer == "muon"
+    decay, peak = config.weight_decay, config.learning_rate
     groups = [
         {"params": [model.embedding.weight], "weight_decay": decay, "peak": config.embedding_lr or peak},
-        {"params": head if muon else inner + head, "weight_decay": decay, "peak": peak},
+        {"params": [*inner.values(), *head], "weight_decay": decay, "peak": peak},
         {"params": vectors, "weight_decay": 0.0, "peak": peak},
     ]
-    optimizers = [torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)]
-    if muon:
-        group = {"params": inner, "weight_decay": decay, "peak": peak}
-        optimizers.append(torch.optim.Muon([group], lr=0.0, adjust_lr_fn="match_rms_adamw"))
-    return optimizers
+    settings = {"lr": 0.0, "betas": (config.beta1, config.beta2), "fused": True}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **settings)
+    # q, k and v are one matrix for speed only, and so are gate and up.
+    parts = {"qkv": config.head_size, "gate_up": config.ffn_size}
+    rows = [parts.get(name.split(".")[-2], len(p)) for name, p in inner.items()]
+    groups[1]["params"] = head
+    return Muon([*groups, {"params": [*inner.values()], "rows": rows, "weight_decay": decay, "peak": peak}], **settings)
 
 
 # --- evaluation
@@ -173,7 +173,7 @@ def continue_prompts(text_model, prompts) -> dict:
 # --- one step
 
 
-def train_step(model, optimizers, tokens, step, config, precision):
+def train_step(model, optimizer, tokens, step, config, precision):
     """One update of the weights. Returns (mean loss, norm of the gradient before clipping), both on the device.
 
     model: perhaps compiled, perhaps one of several processes.
@@ -195,15 +195,14 @@ def train_step(model, optimizers, tokens, step, config, precision):
         loss += micro_loss.detach()
 
     # Clip
-    for optimizer in optimizers:
-        precision.scaler.unscale_(optimizer)
+    precision.scaler.unscale_(optimizer)
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
 
     # Step
-    for optimizer in optimizers:
+    with precision.autocast:  # for the matrix products of Muon
         precision.scaler.step(optimizer)
-        optimizer.zero_grad()
     precision.scaler.update()
+    optimizer.zero_grad()
     return loss, grad_norm
 
 
@@ -223,15 +222,12 @@ def average_weights(average, model, step, share):
 
 
 def new_state(config, vocab_size, precision, device) -> TrainState:
-    """A model with new weights, their average, and the optimizers."""
-    if config.optimizer == "muon" and precision.scaler.is_enabled():
-        # The scaler skips a step of the optimizer that meets a NaN. The other one would write it into its weights.
-        raise UserError("optimizer muon does not work with dtype float16; use --dtype=float32 or --optimizer=adamw")
+    """A model with new weights, their average, and the optimizer."""
     torch.manual_seed(config.seed)
     n_rows = config.vocab_size if config.init_from else vocab_size  # Published models have spare ones.
     model = GPT(config, n_rows).to(device)
     average = copy.deepcopy(model) if config.averaging else model
-    return TrainState(model, average, make_optimizers(model, config), precision.scaler)
+    return TrainState(model, average, make_optimizer(model, config), precision.scaler)
 
 
 @reports_errors
@@ -273,7 +269,7 @@ def main(argv=None):
         health = Health(device, precision.scaler, config)
 
         for step in range(log.first_step, config.max_steps + 1):
-            lr = set_lr(state.optimizers, step, config)
+            lr = set_lr(state.optimizer, step, config)
             last = step == config.max_steps
 
             # Evaluate and save. Before a stop a part is evaluated, so that no weights are saved that have diverged.
@@ -291,7 +287,7 @@ def main(argv=None):
                 break
 
             # Train
-            loss, grad_norm = train_step(model, state.optimizers, data.train, step, config, precision)
+            loss, grad_norm = train_step(model, state.optimizer, data.train, step, config, precision)
             if config.averaging:
                 average_weights(state.average, state.model, step, config.averaging)
             health.watch(step, loss, grad_norm)

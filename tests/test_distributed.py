@@ -113,6 +113,12 @@ def test_two_processes_give_the_curve_of_one(book, alone, processes):
     assert log["hardware"]["processes"] == 2
 
 
+def test_muon_gives_the_curve_of_one_process_too(book, processes):
+    for n_processes in (1, 2):
+        assert not any(code for code, *_ in processes(n_processes, f"--run={n_processes}", "--optimizer=muon"))
+    assert_same_curve(records(book, "1"), records(book, "2"))
+
+
 def test_each_resume_may_have_another_number_of_processes(book, alone, processes, fails_at, monkeypatch):
     """One process, then four in small passes, then one again."""
 

@@ -73,7 +73,7 @@ def measure_limits(figures, device, dtype):
 def measure_training(figures, config, model, tokens, precision):
     """The training step of train.py, and two of its parts by themselves. Returns FLOP/s."""
     device = tokens.device
-    optimizers = train.make_optimizers(model, config)
+    optimizer = train.make_optimizer(model, config)
     trained = compile_and_wrap(model, precision)
     steps = itertools.count()
     offsets = train.batch_offsets(config.seed, 0, config.batch_size, config.block_size, tokens.n_offsets)
@@ -83,7 +83,7 @@ def measure_training(figures, config, model, tokens, precision):
 
     def train_some():
         for _ in range(n_steps):
-            train.train_step(trained, optimizers, tokens, next(steps), config, precision)
+            train.train_step(trained, optimizer, tokens, next(steps), config, precision)
 
     def forward_only():
         for micro_batch in offsets.reshape(-1, distributed.micro_batch_size(config)):

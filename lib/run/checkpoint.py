@@ -27,14 +27,14 @@ class TrainState:
 
     model: torch.nn.Module
     average: torch.nn.Module
-    optimizers: list
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
     def state_dict(self) -> dict:
         return {
             "model": self.average.state_dict(),
             "weights": self.model.state_dict(),
-            "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": [self.optimizer.state_dict()],  # Once there could be two.
             "scaler": self.scaler.state_dict(),
         }
 
@@ -42,15 +42,17 @@ class TrainState:
         """Take up what a checkpoint holds. Learning rate, betas and decay stay those of the config."""
         self.average.load_state_dict(saved["model"])
         self.model.load_state_dict(saved.get("weights", saved["model"]))  # Older versions had no average.
-        for optimizer, old in zip(self.optimizers, saved["optimizer"], strict=True):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": old["state"]})
-            muon = isinstance(optimizer, torch.optim.Muon)
-            for weight, memory in optimizer.state.items():
-                # The optimizer trusts their shapes and strides: it would write beyond a tensor that is smaller.
-                form = weight.shape, weight.stride()
-                forms = {"momentum_buffer": form} if muon else {"step": ((), ()), "exp_avg": form, "exp_avg_sq": form}
-                if {name: (tensor.shape, tensor.stride()) for name, tensor in memory.items()} != forms:
-                    raise ValueError("the state of its optimizer does not fit its weights")
+        if len(saved["optimizer"]) > 1:
+            raise ValueError("it is of an older version, whose Muon was another")
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": saved["optimizer"][0]["state"]})
+        matrices = {weight for group in self.optimizer.param_groups if "rows" in group for weight in group["params"]}
+        for weight, memory in self.optimizer.state.items():
+            # The optimizer trusts their shapes and strides: it would write beyond a tensor that is smaller.
+            form = weight.shape, weight.stride()
+            forms = {"step": ((), ()), "exp_avg": form, "exp_avg_sq": form}
+            forms = {"momentum_buffer": form} if weight in matrices else forms
+            if {name: (tensor.shape, tensor.stride()) for name, tensor in memory.items()} != forms:
+                raise ValueError("the state of its optimizer does not fit its weights")
         if saved["scaler"]:  # It is empty unless the run uses float16.
             numbers = {name: saved["scaler"][name] for name in ("scale", "_growth_tracker")}
             self.scaler.load_state_dict(self.scaler.state_dict() | numbers)

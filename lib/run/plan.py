@@ -28,17 +28,17 @@ def parts_of(model) -> dict:
 class MemoryEstimate:
     """The bytes that training needs: `fixed`, and `sequence` for each sequence in a forward pass.
 
-    Fixed are the weights, their gradients and the averages of the optimizers. What one sequence leaves for the backward
+    Fixed are the weights, their gradients and the averages of the optimizer. What one sequence leaves for the backward
     pass is counted, and more of them leave as much each. Six times the logits in float32 are added: that was seen on a
     CPU while their loss and its gradient are computed. A GPU, or a compiled model, may take less.
     """
 
-    def __init__(self, model, optimizers, precision):
+    def __init__(self, model, optimizer, precision):
         n_parameters = sum(model.parameter_counts())
         self.fixed = 4 * n_parameters if model.config.averaging else 0
-        for optimizer in optimizers:
-            numbers = 3 if isinstance(optimizer, torch.optim.Muon) else 4  # of 4 bytes for each parameter
-            self.fixed += 4 * numbers * sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+        for group in optimizer.param_groups:
+            numbers = 3 if "rows" in group else 4  # of 4 bytes for each parameter: those of Muon have one average
+            self.fixed += 4 * numbers * sum(p.numel() for p in group["params"])
         copies = 0 if precision.dtype == torch.float32 else 2 * n_parameters  # Autocast keeps them as well.
         logits = 4 * model.config.block_size * model.embedding.num_embeddings
         self.sequence = saved_bytes(model, precision.autocast) - copies + 6 * logits
@@ -94,7 +94,7 @@ def print_plan(config, meta, state, precision, device) -> bool:
     )
     if config.warmup_steps + config.hold_steps > config.max_steps:
         print("warning: warmup_steps and hold_steps exceed max_steps, so the learning rate never comes down")
-    fits = print_memory(config, MemoryEstimate(model, state.optimizers, precision), device, compiled)
+    fits = print_memory(config, MemoryEstimate(model, state.optimizer, precision), device, compiled)
     return bool(distributed.all_reduce(int(fits), "min"))
 
 
@@ -160,7 +160,7 @@ def print_time(train_step, write_samples, data, state, config, precision):
     times = []
     while len(times) < config.max_steps and (len(times) < 5 or distributed.all_reduce(sum(times), "max") < 5):
         start = time.perf_counter()
-        loss, _ = train_step(model, state.optimizers, data.train, len(times), config, precision)
+        loss, _ = train_step(model, state.optimizer, data.train, len(times), config, precision)
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
     step_seconds, step_tokens = statistics.median(times[2:] or times), config.batch_size * config.block_size
