@@ -58,7 +58,10 @@ class Muon(torch.optim.AdamW):
     def step_matrices(self, group):
         matrices, lr = group["params"], group["lr"]
         gradients = [matrix.grad for matrix in matrices]
-        averages = [self.state[m].setdefault("momentum_buffer", torch.zeros_like(m)) for m in matrices]
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
         updates = torch._foreach_lerp(gradients, averages, MOMENTUM)  # Nesterov: one step ahead
 
