@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from config import load_config
-from lib.errors import ArgumentParser, reports_errors
+from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.generation import Sampling, TextModel, stream
 from lib.storage import write_json
 from lib.tokens.prepared import read_meta
@@ -44,25 +44,47 @@ OURS = {
 }
 
 
-def nanogpt_train_speed(folder, config, vocab_size):
-    """Tokens per second of its train.py, as its README runs it on a CPU: float32, eager."""
-    data = folder / "data" / f"peer_{config.dataset}"
-    shutil.copytree(config.tokens_dir, data, dirs_exist_ok=True)
-    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
-    settings = {"dataset": data.name, "device": "cpu", "compile": False, "eval_iters": 1, "eval_interval": 10**6}
-    settings |= {"log_interval": 1, "max_iters": STEPS, "dropout": 0.0, "out_dir": "out-peer"}
-    settings |= {key: getattr(config, key) for key in ("block_size", "batch_size", "n_layer", "n_head", "n_embd")}
+def train_nanogpt(folder, data, settings) -> str:
+    """What its train.py prints, run as its README says for a CPU: float32, eager. Raises UserError if it fails.
+
+    data: the folder of train.bin, val.bin and meta.pkl, where it puts its checkpoint too.
+    """
+    settings = {"dataset": data, "out_dir": data, "device": "cpu", "compile": False, "dropout": 0.0} | settings
     flags = [f"--{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *flags]
-    out = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-    times = [float(ms) / 1000 for ms in re.findall(r"time ([\d.]+)ms", out)]
+    command = [sys.executable, "train.py", "config/train_shakespeare_char.py", "--log_interval=1", *flags]
+    found = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
+    if found.returncode:
+        raise UserError(f"train.py in {folder}: {found.stderr.strip().rpartition(chr(10))[2]}")
+    return found.stdout
+
+
+def iteration_times(printed) -> list[float]:
+    """Seconds of each iteration, from what nanoGPT's train.py prints."""
+    return [float(ms) / 1000 for ms in re.findall(r"time ([\d.]+)ms", printed)]
+
+
+def nanogpt_train_speed(folder, config, vocab_size):
+    """Tokens per second of its train.py."""
+    settings = {"eval_iters": 1, "eval_interval": 10**6, "max_iters": STEPS}
+    settings |= {key: getattr(config, key) for key in ("block_size", "batch_size", "n_layer", "n_head", "n_embd")}
+    with tempfile.TemporaryDirectory() as data:
+        for split in ("train", "val"):
+            shutil.copy(config.tokens_dir / f"{split}.bin", data)
+        (Path(data) / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
+        times = iteration_times(train_nanogpt(folder, data, settings))
     return config.batch_size * config.block_size / statistics.median(times[5:])
 
 
-def nanogpt_model(folder, c, vocab_size):
+def load_nanogpt(folder):
+    """Its model.py, as a module."""
     spec = importlib.util.spec_from_file_location("nanogpt", folder / "model.py")
     nanogpt = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(nanogpt)
+    return nanogpt
+
+
+def nanogpt_model(folder, c, vocab_size):
+    nanogpt = load_nanogpt(folder)
     shape = {key: getattr(c, key) for key in ("block_size", "n_layer", "n_head", "n_embd")}
     return nanogpt.GPT(nanogpt.GPTConfig(**shape, vocab_size=vocab_size, bias=False, dropout=0.0)).eval()
 
