@@ -72,7 +72,7 @@ def test_compressors():
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32, "vocab_size": 300}
+    shape = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 32, "vocab_size": 300, "dtype": "float32"}
     return GPT(Config(**shape, block_size=11), 300).eval()
 
 
@@ -93,18 +93,42 @@ def test_guesses_are_the_models(model, length):
 
 
 def test_windows_cover_a_text_or_are_spread_over_it():
-    assert measures.window_starts(101, 10, 10**6).tolist() == list(range(0, 100, 10))
-    assert measures.window_starts(101, 10, 50).tolist() == [0, 20, 40, 60, 90]
-    assert measures.window_starts(101, 10, 10**6, shifts=2).tolist() == [*range(0, 100, 10), *range(5, 90, 10)]
-    assert measures.window_starts(11, 10, 3).tolist() == [0]
+    assert measures.window_starts(101, 10, 10, 1000).tolist() == list(range(0, 100, 10))
+    assert measures.window_starts(101, 10, 10, 5).tolist() == [0, 20, 40, 60, 90]
+    assert measures.window_starts(101, 10, 5, 1000).tolist() == list(range(0, 91, 5))
+    assert measures.window_starts(11, 10, 10, 0).tolist() == [0]
 
 
-def test_loss_by_position_averages_what_was_measured():
-    losses = np.arange(3 * 11, dtype=float).reshape(3, 11)
-    bins = measures.loss_by_position(losses)
-    assert [seen for seen, _ in bins] == [1, 2, 3.5, 6.5, 10]
-    widths = [1, 1, 2, 4, 3]
-    assert sum(n * loss for n, (_, loss) in zip(widths, bins, strict=True)) / 11 == pytest.approx(losses.mean())
+@pytest.mark.parametrize("size", [1, 2, 11, 32])
+def test_loss_by_position_counts_what_was_seen(size, monkeypatch):
+    judged = []
+
+    def token_losses(model, ids, starts, end, first):
+        seen = np.arange(first, end) + 1
+        judged.append(starts[:, None] + seen)
+        return np.broadcast_to(seen, judged[-1].shape), None
+
+    monkeypatch.setattr(measures, "token_losses", token_losses)
+    shape = types.SimpleNamespace(config=types.SimpleNamespace(block_size=size))
+    bins = measures.loss_by_position(shape, np.zeros(20 * size + 1), 10**6)
+    assert [seen for seen, _ in bins] == [loss for _, loss in bins]
+    assert [seen for seen, _ in bins][:5] == [1, 2, 3.5, 6.5, 10 if size == 11 else 12.5][: len(bins)]
+    for tokens in judged[1:]:  # Of longer windows each token counts once.
+        assert sorted(tokens.flat) == list(range(tokens.min(), tokens.max() + 1))
+
+
+def test_the_losses_of_a_window_are_the_models(model, monkeypatch):
+    ids, starts = np.random.default_rng(0).integers(0, 300, 60), np.array([0, 5, 30, 41, 48])
+    with torch.no_grad():
+        rows = [model.lm_head(model.hidden(torch.from_numpy(ids[None, i : i + 8])))[0] for i in starts]
+    for logits in (measures.LOGITS, 2 * 8 * 300):  # at once, or two windows each
+        monkeypatch.setattr(measures, "LOGITS", logits)
+        nats, right = measures.token_losses(model, ids, starts, 8, 3)
+        for i, row, found, guessed in zip(starts, rows, nats, right, strict=True):
+            follows = torch.from_numpy(ids[i + 4 : i + 9])
+            expected = torch.nn.functional.cross_entropy(row[3:], follows, reduction="none")
+            assert found == pytest.approx(expected.numpy(), rel=1e-4)
+            assert (guessed == (row[3:].argmax(dim=-1) == follows).numpy()).all()
 
 
 def copies(sixteen, longest=12):

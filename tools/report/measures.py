@@ -22,6 +22,7 @@ from tools.report.published import beside_published
 
 LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
 ARITHMETIC = 8e12  # operations for the losses: half a minute on two cores
+LOGITS = 1 << 22  # that are computed at once, 16 MB
 PASSAGE = 256  # tokens
 CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
 
@@ -127,47 +128,56 @@ def measure_losses(model, train, val):
     budget, size = int(ARITHMETIC / 2 / sum(model.parameter_counts())), model.config.block_size
     sample_tokens, sample = min(1 << 16, budget // 8), {}
     for split, ids in (("val", val), ("train", train)):
-        nats, right = token_losses(model, ids, window_starts(len(ids), size, sample_tokens))
+        nats, right = token_losses(model, ids, window_starts(len(ids), size, size, sample_tokens // size), size)
         sample[split] = float(nats.mean()), float(right.mean())
-    starts = window_starts(len(val), size, min(1 << 20, budget * 3 // 4), shifts=16)
-    return sample_tokens, sample, loss_by_position(token_losses(model, val, starts)[0])
+    return sample_tokens, sample, loss_by_position(model, val, min(1 << 19, budget * 3 // 4))
 
 
-def window_starts(n_tokens, size, limit, shifts=1):
-    """Where windows of `size` tokens begin that cover a text, or are spread over it if they exceed `limit` tokens.
+def loss_by_position(model, ids, limit):
+    """[(tokens seen before, mean nats)], in bins of 1, 2, 3 to 4, 5 to 8 and so on.
 
-    shifts: cover it so many times, each time shifted, so that every token is met with several amounts of context.
+    In windows of an eighth of a block and more, all that it fills counts; in those of twice the length only the second
+    half, and so on. They begin half their length apart, so that each of these halves covers the text once. All are of
+    at most `limit` tokens together.
     """
-    last = n_tokens - size - 1
-    starts = np.concatenate([np.arange(shift * size // shifts, last + 1, size) for shift in range(shifts)])
-    return starts[np.unique(np.linspace(0, len(starts) - 1, max(1, min(len(starts), limit // size))).astype(int))]
+    size, result = model.config.block_size, []
+    edges = [0, *(2**n for n in range(size.bit_length()) if 2**n < size), size]
+    lengths = [edge for edge in edges if not 0 < edge < size // 8]
+    for first, end in itertools.pairwise(lengths):
+        starts = window_starts(len(ids), size, end - (first or end // 2), limit // (len(lengths) - 1) // end)
+        nats, _ = token_losses(model, ids, starts, end, first)
+        for low, high in itertools.pairwise(edge for edge in edges if first <= edge <= end):
+            result.append(((low + 1 + high) / 2, float(nats[:, low - first : high - first].mean())))
+    return result
+
+
+def window_starts(n_tokens, size, step, limit):
+    """Where windows of at most `size` tokens begin, a step apart, or spread over the text if those are over `limit`."""
+    starts = np.arange(0, n_tokens - size, step)
+    return starts[np.unique(np.linspace(0, len(starts) - 1, max(1, min(len(starts), limit))).astype(int))]
 
 
 @torch.no_grad()
-def token_losses(model, ids, starts):
-    """(nats of each token that follows, whether it was the first guess), both (len(starts), block_size).
+def token_losses(model, ids, starts, size, first=0):
+    """(nats of each token that follows, whether it was the first guess), both (len(starts), size - first).
 
-    Row i is of the window that begins at starts[i].
+    Row i is of the window of `size` tokens that begins at starts[i]. What follows its first tokens is left out.
     """
-    size, device = model.config.block_size, model.embedding.weight.device
+    device = model.embedding.weight.device
     autocast = pick_precision(model.config.dtype, device).autocast
-    batch_size = max(1, 4096 // size)
-    losses, guessed = [], []
-    for part in np.split(starts, range(batch_size, len(starts), batch_size)):
-        blocks = torch.from_numpy(ids[part[:, None] + np.arange(size + 1)]).to(device)
-        targets = blocks[:, 1:]
+    batch_size = max(1, LOGITS // model.embedding.num_embeddings // size)
+    # These are made first. Arrays that a batch leaves behind would lie between the freed logits, so that the next do
+    # not fit there, and memory would grow by gigabytes.
+    nats, right = np.empty((len(starts), size - first), np.float32), np.empty((len(starts), size - first), bool)
+    for i in range(0, len(starts), batch_size):
+        blocks = torch.from_numpy(ids[starts[i : i + batch_size, None] + np.arange(size + 1)]).to(device)
+        targets = blocks[:, 1 + first :]
         with autocast:
-            logits = model.lm_head(model.hidden(blocks[:, :-1])).float()
-        losses.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").cpu().numpy())
-        guessed.append((logits.argmax(dim=-1) == targets).cpu().numpy())
-    return np.concatenate(losses), np.concatenate(guessed)
-
-
-def loss_by_position(losses):
-    """[(tokens seen before, mean nats)], in bins of 1, 2, 3 to 4, 5 to 8 and so on."""
-    size = losses.shape[1]
-    edges = [0, *(2**n for n in range(size.bit_length()) if 2**n < size), size]
-    return [((first + 1 + end) / 2, float(losses[:, first:end].mean())) for first, end in itertools.pairwise(edges)]
+            logits = model.lm_head(model.hidden(blocks[:, :-1])[:, first:]).float()
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        nats[i : i + batch_size] = losses.view_as(targets).cpu()
+        right[i : i + batch_size] = (logits.argmax(dim=-1) == targets).cpu()
+    return nats, right
 
 
 @torch.no_grad()
