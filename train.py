@@ -133,18 +133,20 @@ def evaluate(model, tokens, lengths, config, precision, stop=None) -> dict:
     """
     windows = np.array_split(tokens.windows(config.eval_tokens), distributed.world_size)[distributed.rank]
     micro_batch_size = distributed.micro_batch_size(config)
-    losses, counts, text = [], [], torch.zeros(2, dtype=torch.int64, device=lengths.device)
+    # These are made first: on a CPU, what a batch leaves behind keeps the next one from the memory of its logits.
+    losses = torch.zeros(len(windows), device=lengths.device)
+    counts, text = [], torch.zeros(2, dtype=torch.int64, device=lengths.device)
     model.eval()
     for first in range(0, len(windows), micro_batch_size):
         x, y = get_batch(tokens, windows[first : first + micro_batch_size])
         with precision.autocast:
-            losses.append(model(x, y))
+            losses[len(counts)] = model(x, y)
         counts.append(y.numel())
         text += lengths[:, y].sum(dim=(1, 2))
         if stop and (stop.number or stop.agreed):
             break
     model.train()
-    nats = float(np.dot(torch.stack(losses).tolist(), counts)) if losses else 0.0  # A GPU is waited for once, here.
+    nats = float(np.dot(losses[: len(counts)].tolist(), counts))  # A GPU is waited for once, here.
     nats, count, n_bytes, n_characters = distributed.all_reduce([nats, sum(counts), *text.tolist()])
     loss, bits = nats / count, nats / math.log(2)
     return {
