@@ -24,10 +24,6 @@ def test_when_a_curve_comes_to_a_figure():
     curve = [(0.0, 9.0), (3.0, 5.0), (4.0, 6.0), (5.0, 4.0)]
     assert race.seconds_until(curve, 7.0) == 1.5 and race.seconds_until(curve, 5.0) == 3.0
     assert race.seconds_until(curve, 4.5) == 4.75 and race.seconds_until(curve, 3.9) is None
-    found = race.compare((6.0, 7.0), curve)
-    assert found["times as fast"] == 4.0 and found["nanoGPT's seconds until these bits"] is None
-    found = race.compare((6.0, 3.0), curve)
-    assert found["times as fast"] is None and found["nanoGPT's seconds until these bits"] == 6.0
 
 
 def test_both_read_the_same_text(book):

@@ -1,13 +1,13 @@
 """Let nanoGPT and config/tiny.py learn the same texts: how soon does each know what the other knows at its end?
 
-    python -m tools.lab.race NANOGPT_FOLDER [--steps=2000] [--json FILE]
+    python -m tools.lab.race NANOGPT_FOLDER [--json FILE]
 
 Needs the corpora of data/sanguo.py and data/shakespeare.py, and a clone of https://github.com/karpathy/nanoGPT. Of
 Shakespeare's works it takes as many characters as tiny Shakespeare has. See docs/comparison.md.
 
 nanoGPT trains with its recipe for a CPU, on the characters of the same training text. What each has learned is measured
-in bits per character of the whole validation text. Seconds are those of training alone, for both: to start, to evaluate
-and to save does not count. With fewer --steps the race is shorter, for both; config/tiny.py always makes twice as many.
+in bits per character of the whole validation text. Both compute in float32, not compiled. Seconds are those of training
+alone: to start, to evaluate and to save does not count.
 """
 
 import datetime
@@ -27,7 +27,7 @@ import torch
 import config
 import prepare
 import train_tokenizer
-from lib.errors import ArgumentParser, in_range, reports_errors
+from lib.errors import ArgumentParser, reports_errors
 from lib.storage import read_text, write_json, write_text
 from lib.tokens.memmap import Data
 from lib.tokens.tokenizer import token_bytes
@@ -38,6 +38,7 @@ ENGLISH = "shakespeare_1mb"
 RACES = {"sanguo": [], ENGLISH: ["--vocab_size=1024"]}  # with the flags that config/tiny.py needs for them
 ENGLISH_CHARACTERS = 1_115_394
 NANOGPT_RECIPE = {"eval_iters": 20, "block_size": 64, "batch_size": 12, "n_layer": 4, "n_head": 4, "n_embd": 128}
+NANOGPT_RECIPE |= {"max_iters": 2000, "lr_decay_iters": 2000}
 
 
 # --- the same text for both
@@ -66,7 +67,7 @@ def read_splits(settings) -> dict:
 # --- nanoGPT
 
 
-def race_nanogpt(folder, texts, steps):
+def race_nanogpt(folder, texts):
     """(seconds, bits per character) of the last checkpoint that it saves: of the weights it takes for its best."""
     numbers = {character: i for i, character in enumerate(sorted(set(texts["train"] + texts["val"])))}
     ids = {split: np.array([numbers[c] for c in text], dtype=np.uint16) for split, text in texts.items()}
@@ -74,8 +75,7 @@ def race_nanogpt(folder, texts, steps):
         for split in ids:
             ids[split].tofile(Path(data) / f"{split}.bin")
         (Path(data) / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(numbers)}))
-        settings = {"max_iters": steps, "lr_decay_iters": steps, "eval_interval": steps // 8}
-        printed = train_nanogpt(folder, data, NANOGPT_RECIPE | settings)
+        printed = train_nanogpt(folder, data, NANOGPT_RECIPE)
         checkpoint = torch.load(Path(data) / "ckpt.pt")
     nanogpt = load_nanogpt(folder)
     model = nanogpt.GPT(nanogpt.GPTConfig(**checkpoint["model_args"])).eval()
@@ -115,10 +115,10 @@ def learning_curve(records, step_tokens):
     return curve
 
 
-def race_ours(settings, words, dtype, steps):
-    words = [*words, f"--dtype={dtype}", "--device=cpu", "--compile=off", f"--max_steps={2 * steps}"]
-    words += ["--log_interval=1", f"--eval_interval={steps // 20}", "--eval_tokens=0"]
-    return learning_curve(train_records(words, "race", {}), settings.batch_size * settings.block_size)
+def race_ours(settings, words):
+    words = [*words, "--dtype=float32", "--device=cpu", "--compile=off", "--log_interval=1", "--eval_tokens=0"]
+    records = train_records([*words, f"--eval_interval={settings.max_steps // 40}"], "race", {})
+    return learning_curve(records, settings.batch_size * settings.block_size)
 
 
 def seconds_until(curve, bits):
@@ -129,53 +129,32 @@ def seconds_until(curve, bits):
     return None
 
 
-def compare(theirs, curve) -> dict:
-    """theirs: (seconds, bits per character) of nanoGPT. None stands for what was not reached."""
-    (their_seconds, their_bits), (seconds, bits) = theirs, curve[-1]
-    there = seconds_until(curve, their_bits)
-    return {
-        "bits per character": bits,
-        "seconds": seconds,
-        "seconds until nanoGPT's bits": there,
-        "times as fast": their_seconds / there if there else None,
-        "nanoGPT's seconds until these bits": their_seconds if their_bits <= bits else None,
-    }
-
-
-def show_race(title, results):
-    print(f"\n{title}\n{'':16}    bits per   seconds   until nanoGPT's   times as   nanoGPT until")
-    print(f"{'':16}   character                    bits, s       fast   these bits, s")
-    for name, figures in results.items():
-        bits, seconds, *others = figures.values()
-        there, ratio, back = (f"{v:.1f}" if v else "not reached" for v in others or (0, 0, 0))
-        row = f"{name:16} {bits:11.3f} {seconds:9.1f}"
-        print(row + (f" {there:>17} {ratio:>10} {back:>15}" if others else ""), flush=True)
-
-
 @reports_errors
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("nanogpt", type=Path)
-    parser.add_argument("--steps", type=in_range(int, 100), default=2000, help="of nanoGPT [2000, as in its recipe]")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     folder, found = args.nanogpt.resolve(), {}
     write_english()
+    print(
+        "bits per character and seconds: nanoGPT, config/tiny.py; seconds of config/tiny.py until nanoGPT's bits, ratio"
+    )
     for name, flags in RACES.items():
         words = ["config/tiny.py", f"--dataset={name}", *flags]
         settings, _ = config.load_config(words, ArgumentParser())
         if not (settings.tokens_dir / "meta.json").exists():
             _ = train_tokenizer.main(words) or prepare.main(words)
-        texts = read_splits(settings)
-        theirs = race_nanogpt(folder, texts, args.steps)
-        found[name] = {"nanoGPT": {"bits per character": theirs[1], "seconds": theirs[0]}}
-        for row, dtype in (("ours, float32", "float32"), ("ours", "auto")):
-            found[name][row] = compare(theirs, race_ours(settings, words, dtype, args.steps))
-        show_race(f"{name}: {len(texts['train']):,} characters, {len(texts['val']):,} for validation", found[name])
+        their_seconds, their_bits = race_nanogpt(folder, read_splits(settings))
+        curve = race_ours(settings, words)
+        (seconds, bits), there = curve[-1], seconds_until(curve, their_bits)
+        ratio = there and their_seconds / there
+        found[name] = {"nanoGPT": (their_bits, their_seconds), "ours": (bits, seconds), "until": there, "ratio": ratio}
+        late = f"{there:.1f} s, {ratio:.1f} times as fast" if there else "not reached"
+        print(f"{name}: {their_bits:.3f} {their_seconds:.0f} s, {bits:.3f} {seconds:.0f} s; {late}", flush=True)
     if args.json:
         about = {"command": "python -m tools.lab.race NANOGPT_FOLDER", "date": datetime.date.today().isoformat()}
-        about |= {"torch": torch.__version__, "steps of nanoGPT": args.steps}
-        write_json(args.json, about | {"seconds of training until the other's bits": found}, indent=1)
+        write_json(args.json, about | {"torch": torch.__version__, "races": found}, indent=1)
 
 
 if __name__ == "__main__":
