@@ -43,7 +43,7 @@ def test_the_top_level_holds_the_six_scripts():
 
 def test_lib_has_four_rooms_and_a_few_files_beside_them():
     rooms = {"text", "tokens", "run", "machine"}
-    beside = {"errors", "storage", "other_names", "generation", "qwen3"}
+    beside = {"errors", "storage", "other_names", "generation", "muon", "qwen3"}
     assert {name.split(".")[1] for name in OURS if name.startswith("lib.")} == rooms | beside
 
 
