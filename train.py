@@ -100,25 +100,26 @@ def set_lr(optimizer, step, config) -> float:
     return lr
 
 
-def make_optimizer(model, config) -> torch.optim.Optimizer:
+def make_optimizer(model, config, precision) -> torch.optim.Optimizer:
     """AdamW, or Muon for the matrices inside the blocks. A group's `peak` is its learning rate at its highest."""
     inner = {name: p for name, p in model.blocks.named_parameters() if p.dim() >= 2}
     head = [] if config.tie_embeddings else [model.lm_head.weight]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     decay, peak = config.weight_decay, config.learning_rate
+    matrices = {"params": [*inner.values()], "weight_decay": decay, "peak": peak}
     groups = [
         {"params": [model.embedding.weight], "weight_decay": decay, "peak": config.embedding_lr or peak},
-        {"params": [*inner.values(), *head], "weight_decay": decay, "peak": peak},
+        matrices,
+        {"params": head, "weight_decay": decay, "peak": peak},
         {"params": vectors, "weight_decay": 0.0, "peak": peak},
     ]
     settings = {"lr": 0.0, "betas": (config.beta1, config.beta2), "fused": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **settings)
-    # q, k and v are one matrix for speed only, and so are gate and up.
+    # Heads of q, k and v are parts of one matrix for speed only, and so are gate and up.
     parts = {"qkv": config.head_size, "gate_up": config.ffn_size}
-    rows = [parts.get(name.split(".")[-2], len(p)) for name, p in inner.items()]
-    groups[1]["params"] = head
-    return Muon([*groups, {"params": [*inner.values()], "rows": rows, "weight_decay": decay, "peak": peak}], **settings)
+    matrices["rows"] = [parts.get(name.split(".")[-2], len(p)) for name, p in inner.items()]
+    return Muon(groups, precision.dtype, **settings)
 
 
 # --- evaluation
@@ -201,8 +202,7 @@ def train_step(model, optimizer, tokens, step, config, precision):
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
 
     # Step
-    with precision.autocast:  # for the matrix products of Muon
-        precision.scaler.step(optimizer)
+    precision.scaler.step(optimizer)
     precision.scaler.update()
     optimizer.zero_grad()
     return loss, grad_norm
@@ -229,7 +229,7 @@ def new_state(config, vocab_size, precision, device) -> TrainState:
     n_rows = config.vocab_size if config.init_from else vocab_size  # Published models have spare ones.
     model = GPT(config, n_rows).to(device)
     average = copy.deepcopy(model) if config.averaging else model
-    return TrainState(model, average, make_optimizer(model, config), precision.scaler)
+    return TrainState(model, average, make_optimizer(model, config, precision), precision.scaler)
 
 
 @reports_errors
@@ -264,7 +264,7 @@ def main(argv=None):
 
     with lock_run(config), StopSignal() as stop:
         progress = begin(config, args, restarts, data, state, get_lr)
-        model = compile_and_wrap(state.model, precision)
+        model = compile_and_wrap(state.model, state.optimizer, precision)
         log = RunLog(config, data.meta, device, progress)
         if log.records:
             log.save(log.first_step)  # A crash may have come between the checkpoint and its log.

@@ -1,4 +1,4 @@
-"""The demo: a small GPT on 《三国演义》, trained on a laptop's CPU in two minutes with bfloat16, in three and a half without."""
+"""The demo: a small GPT on 《三国演义》, trained on a CPU in two minutes with bfloat16, in three and a half without."""
 
 dataset = "sanguo"
 vocab_size = 4000

@@ -7,7 +7,6 @@ Muon: https://kellerjordan.github.io/posts/muon, the size of its update: https:/
 """
 
 import math
-from collections import defaultdict
 
 import torch
 
@@ -24,29 +23,54 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(x):
-    """Bring all singular values of a stack of matrices close to 1. (n, rows, columns) in and out, rows <= columns."""
-    x = x / (1.01 * x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # None is above 1 now.
+def orthogonalize(x, dtype):
+    """Bring all singular values of a stack of matrices close to 1. (n, rows, columns) in and out, rows <= columns.
+
+    dtype: of the matrix products, which is that of the result.
+    """
+    x = (x / (1.01 * x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)  # No singular value is above 1 now.
     for a, b, c in POLAR_EXPRESS:
         s = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     return x
 
 
+def find_updates(gradients, averages, rows, dtype) -> list:
+    """The update of each matrix, whose average of gradients goes on by a step. rows: see Muon."""
+    torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+    updates = torch._foreach_lerp(gradients, averages, MOMENTUM)  # Nesterov: one step ahead
+    by_shape = {}  # Matrices of one shape are multiplied together, lying on their longer side.
+    for update, n_rows in zip(updates, rows, strict=True):
+        for part in update.split(n_rows):
+            lying = part if part.size(0) <= part.size(1) else part.mT
+            by_shape.setdefault(lying.shape, []).append(lying)
+    for shape, parts in by_shape.items():
+        # Of this size it is, by its root mean square, as large as an update of AdamW.
+        found = orthogonalize(torch.stack(parts), dtype) * (0.2 * math.sqrt(max(shape)))
+        torch._foreach_copy_(parts, list(found))
+    return updates
+
+
 class Muon(torch.optim.AdamW):
     """AdamW, but for the groups with a key "rows" Muon.
 
     "rows": for each matrix of the group the rows of its parts, which are made orthogonal by themselves: q, k and v for
-    instance are one matrix for speed only.
+    instance are one matrix for speed only. dtype: of the matrix products.
     """
 
-    def __init__(self, groups, **settings):
+    def __init__(self, groups, dtype, **settings):
         super().__init__(groups, **settings)
+        self.dtype = dtype
+        self.find_updates = find_updates
         # One flag of the float16 scaler decides for all groups: it would skip the step of AdamW alone.
         self._step_supports_amp_scaling = False
 
     def __setstate__(self, state):
         torch.optim.Optimizer.__setstate__(self, state)  # AdamW's own looks for its averages in all groups.
+
+    def compile(self):
+        """Let a GPU launch a few dozen kernels for a step instead of a hundred."""
+        self.find_updates = torch.compile(find_updates)
 
     @torch.no_grad()
     def step(self):
@@ -57,25 +81,11 @@ class Muon(torch.optim.AdamW):
 
     def step_matrices(self, group):
         matrices, lr = group["params"], group["lr"]
-        gradients = [matrix.grad for matrix in matrices]
         for matrix in matrices:
             if not self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
-        updates = torch._foreach_lerp(gradients, averages, MOMENTUM)  # Nesterov: one step ahead
-
-        # Matrices of one shape are multiplied together, lying on their longer side.
-        by_shape = defaultdict(list)
-        for update, rows in zip(updates, group["rows"], strict=True):
-            for part in update.split(rows):
-                lying = part if part.size(0) <= part.size(1) else part.mT
-                by_shape[lying.shape].append(lying)
-        for shape, parts in by_shape.items():
-            # Of this size it is, by its root mean square, as large as an update of AdamW.
-            found = orthogonalize(torch.stack(parts)) * (0.2 * math.sqrt(max(shape)))
-            torch._foreach_copy_(parts, list(found))
-
+        updates = self.find_updates([matrix.grad for matrix in matrices], averages, group["rows"], self.dtype)
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
         torch._foreach_add_(matrices, updates, alpha=-lr)
         for matrix in matrices:

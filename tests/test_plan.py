@@ -80,7 +80,7 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
     config = Config(**SMALL)
     model = GPT(config, 300)
     precision = pick_precision(dtype, CPU)
-    estimate = plan.MemoryEstimate(model, train.make_optimizer(model, config), precision)
+    estimate = plan.MemoryEstimate(model, train.make_optimizer(model, config, precision), precision)
     kept, weights = {}, {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
     def keep(tensor):
@@ -99,7 +99,8 @@ def test_what_a_forward_pass_keeps_is_counted(dtype):
 def advice(monkeypatch, capsys, free, **changes):
     config = Config(**SMALL | {"batch_size": 64} | changes)
     model = GPT(config, 300)
-    estimate = plan.MemoryEstimate(model, train.make_optimizer(model, config), pick_precision("float32", CPU))
+    precision = pick_precision("float32", CPU)
+    estimate = plan.MemoryEstimate(model, train.make_optimizer(model, config, precision), precision)
     monkeypatch.setattr(plan, "free_memory", lambda device: free(estimate))
     fits = plan.print_memory(config, estimate, CPU, compiled=True)
     out = capsys.readouterr().out
@@ -138,7 +139,8 @@ def test_what_a_gpu_takes_for_a_compiled_model_is_measured_not_guessed(monkeypat
     monkeypatch.setattr(plan, "free_memory", lambda device: 1)
     config = Config(**SMALL)
     model = GPT(config, 300)
-    estimate = plan.MemoryEstimate(model, train.make_optimizer(model, config), pick_precision("float32", CPU))
+    precision = pick_precision("float32", CPU)
+    estimate = plan.MemoryEstimate(model, train.make_optimizer(model, config, precision), precision)
     gpu = torch.device("cuda")
     assert plan.print_memory(config, estimate, gpu, compiled=True) and "at most" in capsys.readouterr().out
     assert not plan.print_memory(config, estimate, gpu, compiled=False)

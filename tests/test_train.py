@@ -19,12 +19,15 @@ import train
 import train_tokenizer
 from config import Config
 from lib.generation import Sampling, stream
+from lib.machine.device import pick_precision
 from lib.run.checkpoint import load_checkpoint
 from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta
 from model import GPT
 from sample import load
 from tests.conftest import TINY, at_step, read_tokens
+
+CPU = torch.device("cpu")
 
 
 def records(home, run="run"):
@@ -369,7 +372,7 @@ def test_muon_makes_the_update_of_each_part_orthogonal():
     config = Config(n_layer=1, n_embd=32, n_head=4, optimizer="muon", weight_decay=0.1, learning_rate=0.5)
     torch.manual_seed(0)
     model = GPT(config, 300)
-    before, optimizer = copy.deepcopy(model), train.make_optimizer(model, config)
+    before, optimizer = copy.deepcopy(model), train.make_optimizer(model, config, pick_precision("float32", CPU))
     for group in optimizer.param_groups:
         group["lr"] = group["peak"]
     idx = torch.randint(300, (4, 17))
@@ -394,7 +397,7 @@ def test_muon_makes_the_update_of_each_part_orthogonal():
 def test_an_overflow_in_float16_skips_the_step_of_muon_and_of_adamw():
     config = Config(n_layer=1, n_embd=32, n_head=4, optimizer="muon")
     model, scaler = GPT(config, 300), torch.amp.GradScaler("cpu")
-    before, optimizer = copy.deepcopy(model), train.make_optimizer(model, config)
+    before, optimizer = copy.deepcopy(model), train.make_optimizer(model, config, pick_precision("float16", CPU))
     for group in optimizer.param_groups:
         group["lr"] = 1.0
     idx = torch.zeros(1, 4, dtype=torch.int64)

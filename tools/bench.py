@@ -73,8 +73,8 @@ def measure_limits(figures, device, dtype):
 def measure_training(figures, config, model, tokens, precision):
     """The training step of train.py, and two of its parts by themselves. Returns FLOP/s."""
     device = tokens.device
-    optimizer = train.make_optimizer(model, config)
-    trained = compile_and_wrap(model, precision)
+    optimizer = train.make_optimizer(model, config, precision)
+    trained = compile_and_wrap(model, optimizer, precision)
     steps = itertools.count()
     offsets = train.batch_offsets(config.seed, 0, config.batch_size, config.block_size, tokens.n_offsets)
 
