@@ -99,22 +99,14 @@ def test_windows_cover_a_text_or_are_spread_over_it():
     assert measures.window_starts(11, 10, 10, 0).tolist() == [0]
 
 
-@pytest.mark.parametrize("size", [1, 2, 11, 32])
-def test_loss_by_position_counts_what_was_seen(size, monkeypatch):
-    judged = []
-
-    def token_losses(model, ids, starts, end, first):
-        seen = np.arange(first, end) + 1
-        judged.append(starts[:, None] + seen)
-        return np.broadcast_to(seen, judged[-1].shape), None
-
-    monkeypatch.setattr(measures, "token_losses", token_losses)
-    shape = types.SimpleNamespace(config=types.SimpleNamespace(block_size=size))
-    bins = measures.loss_by_position(shape, np.zeros(20 * size + 1), 10**6)
-    assert [seen for seen, _ in bins] == [loss for _, loss in bins]
-    assert [seen for seen, _ in bins][:5] == [1, 2, 3.5, 6.5, 10 if size == 11 else 12.5][: len(bins)]
-    for tokens in judged[1:]:  # Of longer windows each token counts once.
-        assert sorted(tokens.flat) == list(range(tokens.min(), tokens.max() + 1))
+@pytest.mark.parametrize(("size", "n_bins"), [(1, 1), (2, 2), (11, 5), (32, 6)])
+def test_loss_by_position_counts_what_was_seen(size, n_bins):
+    seen = np.broadcast_to(np.arange(1.0, size + 1), (3, size))
+    for length in (1, size):
+        bins = measures.loss_by_position(seen[:, :length], seen)
+        assert [tokens for tokens, _ in bins] == [loss for _, loss in bins]
+        assert [tokens for tokens, _ in bins] == [1, 2, 3.5, 6.5, 10 if size == 11 else 12.5, 24.5][:n_bins]
+    assert [loss for _, loss in measures.loss_by_position(seen[:, :2] - 9, seen)][:3] == [-8, -7, 3.5][:n_bins]
 
 
 def test_the_losses_of_a_window_are_the_models(model, monkeypatch):
@@ -123,12 +115,12 @@ def test_the_losses_of_a_window_are_the_models(model, monkeypatch):
         rows = [model.lm_head(model.hidden(torch.from_numpy(ids[None, i : i + 8])))[0] for i in starts]
     for logits in (measures.LOGITS, 2 * 8 * 300):  # at once, or two windows each
         monkeypatch.setattr(measures, "LOGITS", logits)
-        nats, right = measures.token_losses(model, ids, starts, 8, 3)
+        nats, right = measures.token_losses(model, ids, starts, 8)
         for i, row, found, guessed in zip(starts, rows, nats, right, strict=True):
-            follows = torch.from_numpy(ids[i + 4 : i + 9])
-            expected = torch.nn.functional.cross_entropy(row[3:], follows, reduction="none")
+            follows = torch.from_numpy(ids[i + 1 : i + 9])
+            expected = torch.nn.functional.cross_entropy(row, follows, reduction="none")
             assert found == pytest.approx(expected.numpy(), rel=1e-4)
-            assert (guessed == (row[3:].argmax(dim=-1) == follows).numpy()).all()
+            assert (guessed == (row.argmax(dim=-1) == follows).numpy()).all()
 
 
 def copies(sixteen, longest=12):

@@ -126,28 +126,26 @@ def continuations(model, val):
 def measure_losses(model, train, val):
     """sample_tokens, sample and positions of measure_run. train, val: arrays of token ids."""
     budget, size = int(ARITHMETIC / 2 / sum(model.parameter_counts())), model.config.block_size
-    sample_tokens, sample = min(1 << 16, budget // 8), {}
+    sample_tokens, sample, nats = min(1 << 16, budget // 8), {}, {}
     for split, ids in (("val", val), ("train", train)):
-        nats, right = token_losses(model, ids, window_starts(len(ids), size, size, sample_tokens // size), size)
-        sample[split] = float(nats.mean()), float(right.mean())
-    return sample_tokens, sample, loss_by_position(model, val, min(1 << 19, budget * 3 // 4))
+        nats[split], right = token_losses(model, ids, window_starts(len(ids), size, size, sample_tokens // size), size)
+        sample[split] = float(nats[split].mean()), float(right.mean())
+    length = -(-size // 8)
+    starts = window_starts(len(val), size, -(-length // 2), min(1 << 17, budget * 3 // 4) // length)
+    short, _ = token_losses(model, val, starts, length)
+    return sample_tokens, sample, loss_by_position(short, nats["val"])
 
 
-def loss_by_position(model, ids, limit):
+def loss_by_position(short, long):
     """[(tokens seen before, mean nats)], in bins of 1, 2, 3 to 4, 5 to 8 and so on.
 
-    In windows of an eighth of a block and more, all that it fills counts; in those of twice the length only the second
-    half, and so on. They begin half their length apart, so that each of these halves covers the text once. All are of
-    at most `limit` tokens together.
+    short, long: the nats of many short windows, and of whole blocks. A block has few tokens with little context, so
+    that a bin takes the short windows as far as they reach.
     """
-    size, result = model.config.block_size, []
-    edges = [0, *(2**n for n in range(size.bit_length()) if 2**n < size), size]
-    lengths = [edge for edge in edges if not 0 < edge < size // 8]
-    for first, end in itertools.pairwise(lengths):
-        starts = window_starts(len(ids), size, end - (first or end // 2), limit // (len(lengths) - 1) // end)
-        nats, _ = token_losses(model, ids, starts, end, first)
-        for low, high in itertools.pairwise(edge for edge in edges if first <= edge <= end):
-            result.append(((low + 1 + high) / 2, float(nats[:, low - first : high - first].mean())))
+    size, result = long.shape[1], []
+    for first, end in itertools.pairwise([0, *(2**n for n in range(size.bit_length()) if 2**n < size), size]):
+        losses = short if end <= short.shape[1] else long
+        result.append(((first + 1 + end) / 2, float(losses[:, first:end].mean())))
     return result
 
 
@@ -158,22 +156,22 @@ def window_starts(n_tokens, size, step, limit):
 
 
 @torch.no_grad()
-def token_losses(model, ids, starts, size, first=0):
-    """(nats of each token that follows, whether it was the first guess), both (len(starts), size - first).
+def token_losses(model, ids, starts, size):
+    """(nats of each token that follows, whether it was the first guess), both (len(starts), size).
 
-    Row i is of the window of `size` tokens that begins at starts[i]. What follows its first tokens is left out.
+    Row i is of the window of `size` tokens that begins at starts[i].
     """
     device = model.embedding.weight.device
     autocast = pick_precision(model.config.dtype, device).autocast
     batch_size = max(1, LOGITS // model.embedding.num_embeddings // size)
     # These are made first. Arrays that a batch leaves behind would lie between the freed logits, so that the next do
     # not fit there, and memory would grow by gigabytes.
-    nats, right = np.empty((len(starts), size - first), np.float32), np.empty((len(starts), size - first), bool)
+    nats, right = np.empty((len(starts), size), np.float32), np.empty((len(starts), size), bool)
     for i in range(0, len(starts), batch_size):
         blocks = torch.from_numpy(ids[starts[i : i + batch_size, None] + np.arange(size + 1)]).to(device)
-        targets = blocks[:, 1 + first :]
+        targets = blocks[:, 1:]
         with autocast:
-            logits = model.lm_head(model.hidden(blocks[:, :-1])[:, first:]).float()
+            logits = model.lm_head(model.hidden(blocks[:, :-1])).float()
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         nats[i : i + batch_size] = losses.view_as(targets).cpu()
         right[i : i + batch_size] = (logits.argmax(dim=-1) == targets).cpu()
