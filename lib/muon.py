@@ -36,26 +36,26 @@ def orthogonalize(x, dtype):
 
 
 def find_updates(gradients, averages, rows, dtype) -> list:
-    """The update of each matrix, whose average of gradients goes on by a step. rows: see Muon."""
+    """The update of each matrix, whose average of gradients goes on by a step. rows, dtype: see Muon."""
     torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
     updates = torch._foreach_lerp(gradients, averages, MOMENTUM)  # Nesterov: one step ahead
-    by_shape = {}  # Matrices of one shape are multiplied together, lying on their longer side.
+    by_shape = {}  # Parts of one shape are multiplied together, lying on their longer side.
     for update, n_rows in zip(updates, rows, strict=True):
-        for part in update.split(n_rows):
-            lying = part if part.size(0) <= part.size(1) else part.mT
-            by_shape.setdefault(lying.shape, []).append(lying)
-    for shape, parts in by_shape.items():
+        parts = update.unflatten(0, (-1, n_rows))
+        parts = parts if parts.size(1) <= parts.size(2) else parts.mT
+        by_shape.setdefault(parts.shape[1:], []).append(parts)
+    for shape, stacks in by_shape.items():
         # Of this size it is, by its root mean square, as large as an update of AdamW.
-        found = orthogonalize(torch.stack(parts), dtype) * (0.2 * math.sqrt(max(shape)))
-        torch._foreach_copy_(parts, list(found))
+        found = orthogonalize(torch.cat(stacks), dtype) * (0.2 * math.sqrt(max(shape)))
+        torch._foreach_copy_(stacks, found.split([len(parts) for parts in stacks]))
     return updates
 
 
 class Muon(torch.optim.AdamW):
     """AdamW, but for the groups with a key "rows" Muon.
 
-    "rows": for each matrix of the group the rows of its parts, which are made orthogonal by themselves: q, k and v for
-    instance are one matrix for speed only. dtype: of the matrix products.
+    "rows": for each matrix of the group the rows of a part. Each part is made orthogonal by itself: the heads of q, k
+    and v, for instance, are one matrix for speed only. dtype: of the matrix products.
     """
 
     def __init__(self, groups, dtype, **settings):
