@@ -264,7 +264,7 @@ def main(argv=None):
 
     with lock_run(config), StopSignal() as stop:
         progress = begin(config, args, restarts, data, state, get_lr)
-        model = compile_and_wrap(state.model, state.optimizer, precision)
+        model = compile_and_wrap(state.model, precision)
         log = RunLog(config, data.meta, device, progress)
         if log.records:
             log.save(log.first_step)  # A crash may have come between the checkpoint and its log.

@@ -61,16 +61,11 @@ class Muon(torch.optim.AdamW):
     def __init__(self, groups, dtype, **settings):
         super().__init__(groups, **settings)
         self.dtype = dtype
-        self.find_updates = find_updates
         # One flag of the float16 scaler decides for all groups: it would skip the step of AdamW alone.
         self._step_supports_amp_scaling = False
 
     def __setstate__(self, state):
         torch.optim.Optimizer.__setstate__(self, state)  # AdamW's own looks for its averages in all groups.
-
-    def compile(self):
-        """Let a GPU launch a few dozen kernels for a step instead of a hundred."""
-        self.find_updates = torch.compile(find_updates)
 
     @torch.no_grad()
     def step(self):
@@ -85,7 +80,7 @@ class Muon(torch.optim.AdamW):
             if not self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        updates = self.find_updates([matrix.grad for matrix in matrices], averages, group["rows"], self.dtype)
+        updates = find_updates([matrix.grad for matrix in matrices], averages, group["rows"], self.dtype)
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
         torch._foreach_add_(matrices, updates, alpha=-lr)
         for matrix in matrices:

@@ -74,7 +74,7 @@ def measure_training(figures, config, model, tokens, precision):
     """The training step of train.py, and two of its parts by themselves. Returns FLOP/s."""
     device = tokens.device
     optimizer = train.make_optimizer(model, config, precision)
-    trained = compile_and_wrap(model, optimizer, precision)
+    trained = compile_and_wrap(model, precision)
     steps = itertools.count()
     offsets = train.batch_offsets(config.seed, 0, config.batch_size, config.block_size, tokens.n_offsets)
 

@@ -9,7 +9,6 @@ from lib.errors import is_out_of_memory
 from lib.machine import distributed
 from lib.machine.device import peak_memory
 from lib.machine.terminal import format_bytes
-from lib.muon import Muon
 
 
 def flops_per_token(model) -> int:
@@ -36,7 +35,7 @@ def should_compile(model, device) -> bool:
     return device.type == "cpu" and work > 2e14  # ten minutes on two cores with bfloat16
 
 
-def compile_and_wrap(model, optimizer, precision):
+def compile_and_wrap(model, precision):
     """The model as train_step calls it: compiled where that pays, one of several processes under torchrun."""
     config, device = model.config, model.embedding.weight.device
     if should_compile(model, device):
@@ -45,10 +44,7 @@ def compile_and_wrap(model, optimizer, precision):
         # When a CUDA graph is launched again, it overwrites the gradients of the pass before. So it is of use only
         # where a step is one pass of one process: neither are its gradients added up, nor are others waited for.
         cuda_graphs = device.type == "cuda" and micro_batch_size == config.batch_size
-        compiled = compile_model(model, blocks[:, :-1], blocks[:, 1:], precision.autocast, cuda_graphs)
-        if isinstance(optimizer, Muon) and device.type == "cuda" and compiled is not model:
-            optimizer.compile()
-        model = compiled
+        model = compile_model(model, blocks[:, :-1], blocks[:, 1:], precision.autocast, cuda_graphs)
     return distributed.wrap(model)
 
 

@@ -154,7 +154,7 @@ def print_time(train_step, write_samples, data, state, config, precision):
     that as many tokens take in training, since it has no backward pass.
     """
     start = time.perf_counter()
-    model = compile_and_wrap(state.model, state.optimizer, precision)
+    model = compile_and_wrap(state.model, precision)
     parts = {"compiling": time.perf_counter() - start}
 
     times = []
