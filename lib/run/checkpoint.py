@@ -49,8 +49,8 @@ class TrainState:
         for weight, memory in self.optimizer.state.items():
             # The optimizer trusts their shapes and strides: it would write beyond a tensor that is smaller.
             form = weight.shape, weight.stride()
-            forms = {"step": ((), ()), "exp_avg": form, "exp_avg_sq": form}
-            forms = {"momentum_buffer": form} if weight in matrices else forms
+            adamw = {"step": ((), ()), "exp_avg": form, "exp_avg_sq": form}
+            forms = {"momentum_buffer": form} if weight in matrices else adamw
             if {name: (tensor.shape, tensor.stride()) for name, tensor in memory.items()} != forms:
                 raise ValueError("the state of its optimizer does not fit its weights")
         if saved["scaler"]:  # It is empty unless the run uses float16.

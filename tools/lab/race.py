@@ -137,9 +137,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     folder, found = args.nanogpt.resolve(), {}
     write_english()
-    print(
-        "bits per character and seconds: nanoGPT, config/tiny.py; seconds of config/tiny.py until nanoGPT's bits, ratio"
-    )
+    print("bits per character and seconds: nanoGPT, config/tiny.py; when that has nanoGPT's bits, and the ratio")
     for name, flags in RACES.items():
         words = ["config/tiny.py", f"--dataset={name}", *flags]
         settings, _ = config.load_config(words, ArgumentParser())
