@@ -31,8 +31,9 @@ from lib.run.runs import BEST, LATEST, LOG
 from lib.tokens.prepared import read_meta
 from tests.conftest import SCRIPTS, TINY, copy_scripts, make_text
 
-TRAINING = [*TINY, "--n_embd=96", "--eval_interval=10", "--eval_tokens=2000", "--dropout=0.1", "--dtype=auto"]
-TRAINING += ["--optimizer=muon"]  # which has the state of AdamW as well
+# Muon's checkpoint holds the state of AdamW as well.
+TRAINING = [*TINY, "--optimizer=muon", "--n_embd=96", "--dropout=0.1", "--dtype=auto"]
+TRAINING += ["--eval_interval=10", "--eval_tokens=2000"]
 KILL = (signal.SIGKILL,)
 STOPS = [(signal.SIGINT,), (signal.SIGTERM,), *itertools.product((signal.SIGINT, signal.SIGTERM), repeat=2)]
 
