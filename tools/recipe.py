@@ -5,15 +5,14 @@
 Reads   the text: a file or a folder, as train_tokenizer.py does, with the same flags
 Writes  config/novel.py, with a word on each value that was chosen
 
-It learns a tokenizer from a part of the text, trains the smallest model for some seconds to see how hard the text is,
-times a few steps of larger ones, and takes the size that will know the text best when the time is over. How well that
-will be comes from a law that was fitted to trainings on parts of three texts: docs/recipes.md.
+It learns a tokenizer, trains a small model for some seconds to see how hard the text is, times steps of larger ones,
+and takes the size that will know the text best when the time is over. What it goes by was measured: docs/recipes.md.
+A --key=value of train.py goes into the config as it is.
 """
 
 import dataclasses
+import functools
 import math
-import shlex
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 
 import train
 import train_tokenizer
-from config import FIELDS, ROOT, load_config
+from config import ROOT, load_config
 from lib.errors import ArgumentParser, UserError, in_range, reports_errors
 from lib.machine.compilation import compile_and_wrap
 from lib.machine.device import device_name, pick_device, pick_precision, set_up
@@ -33,24 +32,17 @@ from lib.storage import write_text
 from lib.text.corpus import Corpus
 from lib.tokens.tokenizer import encode_texts, parse_tokenizer, special_ids, token_lengths
 from model import GPT
+from tools.bench import seconds
 
-# n_layer, n_head, n_embd, block_size of the models to choose from, from 0.2 to 30 million parameters.
-LADDER = (
-    (2, 4, 64, 128),
-    (3, 4, 96, 128),
-    (3, 4, 128, 128),
-    (4, 6, 192, 256),
-    (4, 4, 256, 256),
-    (6, 6, 384, 256),
-    (8, 8, 512, 256),
-)
+# (n_layer, n_head, n_embd, block_size) of the models to choose from, from 0.2 to 30 million parameters.
+LADDER = ((2, 4, 64, 128), (3, 4, 96, 128), (3, 4, 128, 128), (4, 6, 192, 256), (4, 4, 256, 256))
+LADDER += ((6, 6, 384, 256), (8, 8, 512, 256))
 FEWEST_CHARACTERS, LONGEST_SAMPLE = 2_000, 2_000_000
 PROBE_TOKENS = 640_000  # The smallest model reads them to see how hard a text is.
 TITLE = '"""Chosen by tools.recipe'
 WHY = {
-    "corpus": "your text",
     "vocab_size": "grows with the square root of the text",
-    "n_layer": "the size that will know the text best when the time is over",
+    "n_embd": "the width, and n_layer with it, that will know the text best when the time is over",
     "batch_size": "grows slowly with the length of the run",
     "max_steps": "what the time is enough for",
     "learning_rate": "falls with the square root of n_embd",
@@ -61,28 +53,47 @@ WHY = {
 
 
 class Text(NamedTuple):
-    """What the choice depends on: the tokens for training, and what the probe reached, in bits per character."""
-
-    tokens: float
-    probe: float
+    tokens: float  # for training
+    scale: float  # bits per character that no model and no time would go below
 
 
-class Choice(NamedTuple):
-    """A run: a rung of LADDER and its number of parameters, the tokens it reads, the bits per character to expect."""
-
-    rung: tuple
+class Run(NamedTuple):
+    rung: tuple  # of LADDER
     n_parameters: int
     tokens: float
-    bits: float
+    bits: float  # per character, to be expected
 
 
 # --- what docs/recipes.md found
 
 
-def expected_bits(n_parameters, tokens, text) -> float:
-    """The bits per character of a model after so many tokens of a text, see tools/lab/law.py."""
-    n, d, u = n_parameters / 1e6, tokens / 1e6, text.tokens / 1e6
-    return text.probe * (0.72 + 0.0684 * n**-0.289 + 0.113 * d**-0.515 + 0.0274 * u**-0.368)
+class Law(NamedTuple):
+    """bits = scale · (1 + A / n^a + B / d^b), in millions of parameters n and of tokens d (arXiv 2305.16264).
+
+    A text has room for `room` parameters a token: more of them count less and less. What is read again counts less each
+    time, and all repetitions together no more than `repeats` times the text.
+    """
+
+    room: float
+    repeats: float
+    a: float
+    b: float
+    A: float
+    B: float
+
+    def amounts(self, n_parameters, tokens, different):
+        """(n, d) of a model that reads so many tokens of a text which has so many different ones."""
+        n = self.room * different * -np.expm1(-n_parameters / (self.room * different))
+        again = np.maximum(tokens / different - 1, 0)
+        d = np.minimum(tokens, different) + self.repeats * different * -np.expm1(-again / self.repeats)
+        return n / 1e6, d / 1e6
+
+    def bits(self, n_parameters, tokens, text):
+        n, d = self.amounts(n_parameters, tokens, text.tokens)
+        return text.scale * (1 + self.A / n**self.a + self.B / d**self.b)
+
+
+LAW = Law(room=5, repeats=3, a=0.2, b=0.3, A=0.262, B=0.372)  # python -m tools.lab.law fits it
 
 
 def vocab_size_for(n_bytes) -> int:
@@ -95,32 +106,19 @@ def batch_tokens_for(tokens) -> float:
 
 
 def recipe(rung, tokens, text) -> dict:
-    """The settings of a run of so many tokens. Where config/tiny.py was tuned, they are its own."""
+    """The settings of a run of so many tokens. For 《三国演义》 in two minutes they are those of config/tiny.py."""
     n_layer, n_head, n_embd, block_size = rung
     block_size = min(block_size, 2 ** int(math.log2(text.tokens / 18)))  # Validation, a ninth, needs two of them.
     batch_size = max(1, round(batch_tokens_for(tokens) / block_size))
     max_steps = int(two_digits(tokens / (batch_size * block_size)))
     learning_rate, epochs = two_digits(3e-3 * math.sqrt(128 / n_embd)), tokens / text.tokens
     decay = min(0.024 * epochs, 0.5) * epochs / (learning_rate * max_steps)
-    settings = {
-        "n_layer": n_layer,
-        "n_head": n_head,
-        "n_kv_head": 2,
-        "n_embd": n_embd,
-        "block_size": block_size,
-        "batch_size": batch_size,
-        "max_steps": max_steps,
-        "optimizer": "muon",
-        "learning_rate": learning_rate,
-        "embedding_lr": two_digits(2e-2 * 128 / n_embd),
-        "min_lr": two_digits(learning_rate * 2 / 3),
-        "warmup_steps": round(0.08 * max_steps),
-        "beta2": 0.99,
-        "weight_decay": max(0.1, two_digits(decay)),
-        "averaging": 0.2,
-        "eval_interval": max(1, max_steps // (4 if max_steps <= 2000 else 10)),
-    }
-    if text.tokens / 9 > 0.04 * tokens:  # Evaluations take no more than a tenth of the time.
+    settings = {"n_layer": n_layer, "n_head": n_head, "n_kv_head": 2, "n_embd": n_embd, "block_size": block_size}
+    settings |= {"batch_size": batch_size, "max_steps": max_steps, "optimizer": "muon", "learning_rate": learning_rate}
+    settings |= {"embedding_lr": two_digits(2e-2 * 128 / n_embd), "min_lr": two_digits(learning_rate * 2 / 3)}
+    settings |= {"warmup_steps": round(0.08 * max_steps), "beta2": 0.99, "weight_decay": max(0.1, two_digits(decay))}
+    settings |= {"averaging": 0.2, "eval_interval": max(1, max_steps // (4 if max_steps <= 2000 else 10))}
+    if text.tokens / 9 > 0.04 * tokens:  # Evaluations shall take no more than a tenth of the time.
         settings["eval_tokens"] = int(two_digits(0.04 * tokens))
     return settings
 
@@ -129,18 +127,18 @@ def two_digits(x) -> float:
     return float(f"{x:.2g}")
 
 
-def choose(text, speeds, minutes) -> Choice:
+def choose(text, speeds, minutes) -> Run:
     """The best run of so many minutes, of which nine tenths go into its steps.
 
     speeds: {rung: (parameters, seconds of a step, seconds of each token in it)}.
     """
-    choices = []
+    runs = []
     for rung, (n_parameters, per_step, per_token) in speeds.items():
         tokens = 1e6
         for _ in range(30):  # The batch depends on the tokens, and their number on the batch.
             tokens = 54 * minutes / (per_step / batch_tokens_for(tokens) + per_token)
-        choices.append(Choice(rung, n_parameters, tokens, expected_bits(n_parameters, tokens, text)))
-    return min(choices, key=lambda choice: choice.bits)
+        runs.append(Run(rung, n_parameters, tokens, float(LAW.bits(n_parameters, tokens, text))))
+    return min(runs, key=lambda run: run.bits)
 
 
 # --- what is measured
@@ -149,11 +147,8 @@ def choose(text, speeds, minutes) -> Choice:
 class Sample:
     """The token ids of a part of the text, as train.py reads them: see lib/tokens/memmap.py."""
 
-    def __init__(self, texts, tokenizer, config, device):
-        bos, eos = special_ids(tokenizer, config, "the new tokenizer")
-        ids = np.concatenate([[bos, *ids, eos] for ids in encode_texts(tokenizer, texts)])
-        self.ids, self.block_size = torch.from_numpy(ids).to(device), config.block_size
-        self.n_offsets = len(ids) - self.block_size
+    def __init__(self, ids, block_size):
+        self.ids, self.block_size, self.n_offsets = ids, block_size, len(ids) - block_size
 
     def blocks(self, offsets):
         places = offsets[:, None] + np.arange(self.block_size + 1)
@@ -163,47 +158,48 @@ class Sample:
         return np.arange(0, self.n_offsets, self.block_size)[: limit // self.block_size]
 
 
-def probe(config, tokenizer, train_tokens, val_tokens, precision, device):
-    """Train a model as train.py does. Returns (its bits per character, the seconds of each step)."""
-    lengths = torch.from_numpy(np.stack(token_lengths(tokenizer))).to(device)
-    state, times = train.new_state(config, tokenizer.get_vocab_size(), precision, device), []
+def read_sample(corpus, config, device):
+    """(tokenizer, token ids of a part of the training text and of the validation text, characters of the former)."""
+    texts, val_texts = train_tokenizer.sample_corpus(corpus)
+    texts = texts[:: 1 + sum(map(len, texts)) // LONGEST_SAMPLE]
+    tokenizer = train_tokenizer.new_tokenizer()
+    train_tokenizer.learn(tokenizer, texts, config)
+    tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
+    bos, eos = special_ids(tokenizer, config, "the new tokenizer")
+    splits = [[[bos, *ids, eos] for ids in encode_texts(tokenizer, part)] for part in (texts, val_texts)]
+    ids, val_ids = (torch.tensor(np.concatenate(split), device=device) for split in splits)
+    return tokenizer, ids, val_ids, sum(map(len, texts))
+
+
+def probe(config, ids, val_ids, tokenizer, precision):
+    """Train a small model as train.py does. Returns (its bits per character, the seconds of each step)."""
+    tokens, val_tokens = Sample(ids, config.block_size), Sample(val_ids, config.block_size)
+    lengths = torch.from_numpy(np.stack(token_lengths(tokenizer))).to(ids.device)
+    state, times = train.new_state(config, tokenizer.get_vocab_size(), precision, ids.device), []
     for step in range(config.max_steps):
         start = time.perf_counter()
         train.set_lr(state.optimizer, step, config)
-        loss, _ = train.train_step(state.model, state.optimizer, train_tokens, step, config, precision)
+        loss, _ = train.train_step(state.model, state.optimizer, tokens, step, config, precision)
         train.average_weights(state.average, state.model, step, config.averaging)
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
     return train.evaluate(state.average, val_tokens, lengths, config, precision)["val_bpc"], times
 
 
-def measure_speed(config, n_rows, tokens, precision, device):
+def measure_speed(config, ids, n_rows, precision):
     """(parameters, seconds of a step, seconds of each token in it) of a model, from batches of two sizes."""
-    sizes, medians = (1536, 6144), []
-    for size in sizes:
+    few, many, times = 768, 3072, []
+    for size in (few, many):
         config = dataclasses.replace(config, batch_size=max(1, size // config.block_size))
-        model, times = GPT(config, n_rows).to(device), []
+        model = GPT(config, n_rows).to(ids.device)
         optimizer, compiled = train.make_optimizer(model, config, precision), compile_and_wrap(model, precision)
-        while len(times) < 4 or (len(times) < 100 and sum(times) < 0.5):
-            start = time.perf_counter()
-            train.train_step(compiled, optimizer, tokens, len(times), config, precision)[0].item()
-            times.append(time.perf_counter() - start)
-        medians.append(statistics.median(times[1:]))
-    per_token = max(0.0, (medians[1] - medians[0]) / (sizes[1] - sizes[0]))
-    return sum(model.parameter_counts()), max(1e-6, medians[0] - sizes[0] * per_token), per_token
+        step = compiled, optimizer, Sample(ids, config.block_size), 0, config, precision
+        times.append(seconds(functools.partial(train.train_step, *step), repeats=50, at_most=0.5))
+    per_token = max(0.0, (times[1] - times[0]) / (many - few))
+    return sum(model.parameter_counts()), max(1e-6, times[0] - few * per_token), per_token
 
 
 # --- the script
-
-
-def find_place(config, overwrite) -> Path:
-    """Where the config goes. Raises UserError if there is one that must stay."""
-    path = ROOT / "config" / f"{config.dataset}.py"
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(TITLE):
-        raise UserError(f"{path} is not one that this tool wrote; name yours with --dataset=my_{config.dataset}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is there; --overwrite replaces it, --dataset=NAME writes another")
-    return path
 
 
 @reports_errors
@@ -213,52 +209,80 @@ def main(argv=None):
     parser.add_argument("--parameters", type=in_range(float, 1e4, 1e9), help="of the model, about [what suits]")
     parser.add_argument("--overwrite", action="store_true", help="replace a config that it wrote before")
     argv = sys.argv[1:] if argv is None else list(argv)
-    named = next((word for word in argv if not word.startswith("-")), None)
-    config, args = load_config([f"--corpus={word}" if word is named else word for word in argv], parser)
-    path = find_place(config, args.overwrite)
+    if argv and not argv[0].startswith("-"):
+        argv[0] = f"--corpus={argv[0]}"
+    config, args = load_config(argv, parser)
+    path, minutes = ROOT / "config" / f"{config.dataset}.py", args.minutes or 10.0
+    if path.exists() and not (args.overwrite and path.read_text(encoding="utf-8").startswith(TITLE)):
+        hint = "--overwrite replaces one that this tool wrote, --dataset=NAME writes another"
+        raise UserError(f"{path} is there; {hint}")
 
     # The text
     start = time.perf_counter()
     corpus = Corpus(config)
     corpus.describe()
     if corpus.characters < FEWEST_CHARACTERS:
-        raise UserError(f"{corpus.characters:,} characters are too few; {FEWEST_CHARACTERS:,} make a toy, 100,000 a model")
+        least = f"{FEWEST_CHARACTERS:,} make a toy, and 100,000 a model that writes"
+        raise UserError(f"{corpus.characters:,} characters are too few to learn from: {least}")
+    if corpus.characters < 50_000:
+        print("note: from so short a text a model learns words, not sentences; 100,000 characters make it write")
     if "vocab_size" not in args.given:
         config = dataclasses.replace(config, vocab_size=vocab_size_for(corpus.bytes))
-    sample, held_out = train_tokenizer.sample_corpus(corpus)
-    sample = sample[:: 1 + sum(map(len, sample)) // LONGEST_SAMPLE]
-    tokenizer = train_tokenizer.new_tokenizer()
-    train_tokenizer.learn(tokenizer, sample, config)
-    tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
-    characters, reading = sum(map(len, sample)), (time.perf_counter() - start) / 60
-    minutes = args.minutes or 10.0
-    if minutes < reading:
-        raise UserError(f"--minutes={minutes:g}: it takes {reading:.1f} to learn a tokenizer, and training comes after it")
-
-    # The machine
     device = pick_device(config.device, GPT, config, config.dtype)
     precision = pick_precision(config.dtype, device)
     set_up(device)
-    n_tokens = sum(len(ids) + 2 for ids in encode_texts(tokenizer, sample)) / characters
-    n_tokens *= corpus.characters * (1 if corpus.val else 1 - config.val_fraction)
-    text = Text(n_tokens, 0.0)
-    config = dataclasses.replace(config, **recipe(LADDER[0], PROBE_TOKENS, text))
-    tokens, val_tokens = (Sample(texts, tokenizer, config, device) for texts in (sample, held_out))
-    bits, times = probe(config, tokenizer, tokens, val_tokens, precision, device)
-    text = text._replace(probe=bits)
-    speeds = {}
-    for rung in LADDER:
-        settings = recipe(rung, 1e6, text) | {"compile": "on" if device.type == "cuda" else "off"}
-        config = dataclasses.replace(config, **settings)
-        tokens = Sample(sample, tokenizer, config, device)
-        speeds[rung] = measure_speed(config, tokenizer.get_vocab_size(), tokens, precision, device)
-        if choose(text, speeds, 16 * minutes).rung != rung:
+    tokenizer, ids, val_ids, characters = read_sample(corpus, config, device)
+    share = 1 if corpus.val else 1 - config.val_fraction
+    text, n_rows = Text(share * corpus.characters * len(ids) / characters, 1.0), tokenizer.get_vocab_size()
+    if minutes < (reading := (time.perf_counter() - start) / 60):
+        raise UserError(f"--minutes={minutes:g}: the tokenizer alone takes {reading:.2g}; training comes after it")
+
+    # The machine
+    print("training a small model for some seconds, and timing steps of larger ones …", flush=True)
+    small = dataclasses.replace(config, **recipe(LADDER[0], PROBE_TOKENS, text))
+    bits, times = probe(small, ids, val_ids, tokenizer, precision)
+    n_parameters = sum(GPT(small, n_rows).parameter_counts())
+    text, speeds = text._replace(scale=bits / LAW.bits(n_parameters, PROBE_TOKENS, text)), {}
+    compiled = {"compile": "on" if device.type == "cuda" else "off"}
+    shapes = {r: dataclasses.replace(config, **recipe(r, PROBE_TOKENS, text), **compiled) for r in LADDER}
+    if args.parameters:
+        sizes = {rung: sum(GPT(shape, n_rows).parameter_counts()) for rung, shape in shapes.items()}
+        nearest = min(sizes, key=lambda rung: abs(math.log(sizes[rung] / args.parameters)))
+        shapes = {nearest: shapes[nearest]}
+    for rung, shape in shapes.items():
+        speeds[rung] = measure_speed(shape, ids, n_rows, precision)
+        if choose(text, speeds, 4 * minutes).rung != rung:
             break  # Larger ones would not be chosen either.
-    print(text, speeds, reading)
-    for m in (minutes / 4, minutes, 4 * minutes):
-        c = choose(text, speeds, m)
-        print(m, c, c.tokens / text.tokens)
-    print(recipe(choose(text, speeds, minutes).rung, choose(text, speeds, minutes).tokens, text))
+    fast, slow = np.quantile(times, (0.1, 0.9))
+    if slow > 1.5 * fast:
+        print(f"warning: something else is at work here (a step took {1e3 * fast:.0f} to {1e3 * slow:.0f} ms)")
+
+    # The choice
+    if args.parameters and not args.minutes:  # What a model of this size makes good use of.
+        [(n_parameters, per_step, per_token)] = speeds.values()
+        tokens = min(20 * n_parameters, 16 * text.tokens)
+        minutes = float(f"{tokens * (per_step / batch_tokens_for(tokens) + per_token) / 54:.2g}")
+    run = choose(text, speeds, minutes)
+    epochs, ratio = format_number(run.tokens / text.tokens), format_number(run.tokens / run.n_parameters)
+    about = (
+        f"for {minutes:g} minutes of training on {device.type} ({device_name(device)}).\n\n"
+        f"{corpus.characters:,} characters are {text.tokens:,.0f} tokens for training and some for validation.\n"
+        f"{run.n_parameters:,} parameters read {run.tokens:,.0f}: {epochs} epochs, {ratio} tokens per parameter.\n"
+        f"About {run.bits:.2f} bits per character are to be expected on text that the model has not seen.\n"
+    )
+    print(f"\n{about}\n  minutes  parameters  epochs  bits per character, about")
+    for n in (minutes / 4, minutes, 4 * minutes):
+        other, mark = choose(text, speeds, n), f"   <- config/{path.name}" if n == minutes else ""
+        epochs = format_number(other.tokens / text.tokens)
+        print(f"{n:9.3g}{other.n_parameters / 1e6:11.1f}M{epochs:>8}{other.bits:9.2f}{mark}")
+    values = {"dataset": config.dataset, "vocab_size": config.vocab_size} | recipe(run.rung, run.tokens, text)
+    values |= {key: getattr(config, key) for key in args.given}
+    values |= {"corpus": str(Path(config.corpus).resolve())} if config.corpus else {}
+    lines = [f"{key} = {value!r}" + (f"  # {WHY[key]}" if key in WHY else "") for key, value in values.items()]
+    write_text(path, f'{TITLE} {about}"""\n\n' + "\n".join(lines) + "\n")
+    print(f"\nsaved {path}; next:")
+    for script in ("train_tokenizer.py", "prepare.py", "train.py"):
+        print(f"    python {script} config/{path.name}")
     return 0
 
 

@@ -29,7 +29,8 @@ sys.excepthook = say_what_is_missing
 
 # A thread of GNU OpenMP that waits for another one computes in circles for milliseconds. Where something else is at
 # work, the other thread gets no core in that time, and training takes several times as long (python -m tools.lab.busy
-# measures it). So in train.py it sleeps after some microseconds; in sample.py, whose threads wait far more often, that
-# would cost a quarter of the speed. OpenMP reads this once, when torch is imported.
-if Path(sys.argv[0]).name == "train.py" and "OMP_WAIT_POLICY" not in os.environ:
+# measures it). So where a model is trained it sleeps after some microseconds; in sample.py, whose threads wait far more
+# often, that would cost a quarter of the speed. OpenMP reads this once, when torch is imported.
+trains = Path(sys.argv[0]).name == "train.py" or "tools.recipe" in sys.orig_argv
+if trains and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

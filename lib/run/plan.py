@@ -107,8 +107,8 @@ def meaning(epochs, ratio) -> list[str]:
     elif epochs <= 16:
         text = "past about 4 a text teaches less each time; the validation loss will flatten"
     else:
-        text = "the text will be learned by heart and the validation loss rise again, unless the model is small or"
-        text += " dropout high"
+        text = "the text will be learned by heart and the validation loss rise again, unless the model is small and"
+        text += " weight_decay high; python -m tools.recipe finds what suits"
     size = "the model has room for more; about 20 suit its size best"
     if ratio >= 20:
         size = "about 20 suit a model; a larger one would learn more from them"
@@ -189,7 +189,8 @@ def print_time(train_step, write_samples, data, state, config, precision):
         print(f"memory      {format_bytes(peak)} used at most, {whose}")
     if total > 7200:
         steps = 3600 * config.max_steps / total
-        print(f"            in an hour this machine does --max_steps={steps:.0f}, or a smaller model")
+        print(f"            in an hour this machine does --max_steps={steps:.0f}; python -m tools.recipe --minutes=60 says")
+        print("            which model an hour is best for")
 
 
 def unnamed_file(folder):

@@ -31,8 +31,7 @@ def memorising(m):
         )
         advice = [
             "Train on more text: a model of this size learns a short text by heart.",
-            "Or make the model smaller and the training shorter, with a smaller `n_embd`, `n_layer` or `max_steps`; or"
-            " try `--dropout=0.2`.",
+            f"Or let {recipe_command(m)} choose a size, a number of steps and a weight decay that suit this text.",
         ]
         return Verdict("memorising", "It recites its training text", [recited, gap(m)], advice)
 
@@ -47,8 +46,8 @@ def overfitting(m):
         )
         advice = [
             f"Nothing is lost: best.pt holds the weights of step {step:,}, and sample.py and tools.export use them.",
-            f"Next time try `--max_steps={step}` or a little more, so that the learning rate comes down by then; or"
-            " `--dropout=0.1` to 0.2, a smaller model, or best of all more text.",
+            f"Best of all is more text. For this one, {recipe_command(m)} chooses a size, a number of steps and a"
+            " weight decay that suit it.",
         ]
         headline = f"It has been overfitting since step {step:,}"
         return Verdict("overfitting", headline, [turn, comparison(m), gap(m), copies(m)], advice)
@@ -83,11 +82,15 @@ def healthy(m):
     came_down = f"The validation loss came down to {lowest:.2f} nats and stayed there to the end. {comparison(m)}"
     advice = [
         f"Talk to it: `python sample.py --run={run}`. Take it elsewhere: `python -m tools.export {run}`.",
-        "To go further, take more text first; then a larger `n_embd` or `n_layer`, with more `dropout` if the training"
-        " loss falls far below the validation loss.",
+        f"To go further, take more text or more time: {recipe_command(m)} says which model they are enough for.",
     ]
     headline = "It has learned from the text, not learned it by heart"
     return Verdict("healthy", headline, [came_down, gap(m), copies(m)], advice)
+
+
+def recipe_command(m) -> str:
+    text = shlex.quote(m.config.corpus) if m.config.corpus else f"--dataset={shlex.quote(m.config.dataset)}"
+    return f"`python -m tools.recipe {text} --minutes=10`"
 
 
 def comparison(m) -> str:

@@ -1,0 +1,220 @@
+"""Fit the law by which tools.recipe chooses, and judge it: docs/recipes.md.
+
+    python -m tools.lab.law            fits it to docs/results/recipe.json, prints tables, draws docs/recipes.png
+    python -m tools.lab.law --train    makes the runs that the file lacks before; all of them take a day on two cores
+
+A run reads a part of one of three texts: the last n thousand characters of what it has for training. Validation is the
+same for all parts of a text. A run has one thread, and two go side by side; its `minutes` are those of a pair of cores.
+"""
+
+import itertools
+import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import prepare
+import train_tokenizer
+from config import ROOT, Config
+from lib.errors import ArgumentParser, reports_errors
+from lib.storage import atomic_write, read_json, write_json, write_text
+from lib.text.corpus import Corpus
+from lib.tokens.prepared import read_meta
+from model import GPT
+from tools.lab.experiments import train_records
+from tools.recipe import LADDER, LAW, PROBE_TOKENS, Law, Text, recipe, vocab_size_for
+
+RESULTS = ROOT / "docs" / "results" / "recipe.json"
+RUNGS = {rung[2]: rung for rung in LADDER}
+TOKENS_A_MINUTE = {64: 3.2e6, 96: 2.1e6, 128: 1.536e6, 192: 0.75e6, 256: 0.5e6, 384: 0.2e6}  # for each n_embd
+FIGURES = ("bits", "probe", "n_parameters", "tokens", "n_probe", "different")
+PROBE, TINY = 64, "tiny"  # what else is trained: see tools.recipe, and config/tiny.py cut or stretched
+# {text: {minutes: what was trained so long}}
+GRID = {
+    "sanguo_60k": {0: [PROBE], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "sanguo_200k": {0: [PROBE], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "sanguo_540k": {0: [PROBE], 1: [64, 96, 128, 192], 4: [128, 192]},
+}
+
+
+# --- the runs
+
+
+def write_parts(source, sizes):
+    """Write the documents of the parts of a text, in thousand characters, and those for validation."""
+    splits = {"train": [], "val": []}
+    for split, text, is_new in Corpus(Config(dataset=source)).train_and_val():
+        splits[split] += [""] if is_new else []
+        splits[split][-1] += text
+    parts = {"val": splits["val"]}
+    for size in sizes:
+        documents, left = [], 1000 * size
+        while left > 0 and len(documents) < len(splits["train"]):
+            documents.insert(0, splits["train"][-1 - len(documents)][-left:])
+            left -= len(documents[0])
+        parts[f"{size}k"] = documents
+    for name, documents in parts.items():
+        path = ROOT / "data" / f"{source}_{name}" / "corpus.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents))
+
+
+def prepare_text(name):
+    """Make the tokens of a part. Returns (the flags that train.py needs for them, what prepare.py knows of them)."""
+    source = name.partition("_")[0]
+    flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={ROOT}/data/{source}_val/corpus.jsonl"]
+    vocab_size = vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
+    flags += [f"--vocab_size={vocab_size}"]
+    folder = Config(dataset=name, vocab_size=vocab_size).tokens_dir
+    if not (folder / "meta.json").exists():
+        _ = train_tokenizer.main(flags) or prepare.main(flags)
+    return flags, read_meta(folder)["train"]
+
+
+def train_grid(results):
+    """Make the runs of GRID that are not in the results; each is saved when it is done."""
+    done = {(run["text"], run["minutes"], run["model"]) for run in results["runs"]}
+    jobs = [(m, name, model) for name, times in GRID.items() for m, models in times.items() for model in models]
+    jobs = sorted(job for job in jobs if (job[1], job[0], job[2]) not in done)
+    for source in {name.partition("_")[0] for _, name, _ in jobs}:
+        write_parts(source, [int(n.partition("_")[2][:-1]) for n in GRID if n.startswith(source)])
+    texts = {name: prepare_text(name) for _, name, _ in jobs}
+    saving = threading.Lock()
+
+    def make(minutes, name, model):
+        flags, known = texts[name]
+        tokens = minutes * TOKENS_A_MINUTE.get(model, TOKENS_A_MINUTE[128]) or PROBE_TOKENS
+        settings = recipe(RUNGS[model], tokens, Text(known["tokens"], 0.0)) | {"eval_tokens": 50_000}
+        words = [*flags, *(f"--{key}={value}" for key, value in settings.items())]
+        records = train_records(words, f"law_{name}_{minutes}_{model}", {"OMP_NUM_THREADS": "1"})
+        bits = [round(record["val_bpc"], 4) for record in records[1:] if "val_bpc" in record]
+        with saving:
+            run = {"text": name, "minutes": minutes, "model": model, "settings": settings, "bits": bits}
+            results["runs"].append(run)
+            write_json(RESULTS, results, indent=1)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make, *zip(*jobs, strict=True)))
+
+
+# --- the law
+
+
+def fit(runs) -> Law:
+    """The law of the least squares of relative errors. A and B are solved for; what else it has is tried.
+
+    The scale of a text is that of its probe, so that bits · law(probe) = probe · law(run): linear in A and B.
+    """
+    bits, probe, n, d, n_probe, different = (np.array([run[key] for run in runs]) for key in FIGURES)
+    best = np.inf, None
+    for room, repeats in itertools.product((2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
+        law = Law(room, repeats, 0, 0, 0, 0)
+        amounts = np.array([law.amounts(n, d, different), law.amounts(n_probe, PROBE_TOKENS, different)])
+        for a, b in itertools.product(np.arange(1, 11) / 10, repeat=2):
+            of_run, of_probe = amounts ** -np.array([[a], [b]])
+            x = (bits * of_probe - probe * of_run) / bits
+            solution = np.linalg.lstsq(x.T, probe / bits - 1, rcond=None)[0]
+            found = probe / bits * (1 + solution @ of_run) / (1 + solution @ of_probe)
+            error = np.square(found - 1).mean()
+            if error < best[0] and solution.min() > 0:
+                best = error, Law(room, repeats, a, b, *solution)
+    return best[1]
+
+
+def predict(law, run) -> float:
+    text = Text(run["different"], 1.0)
+    text = text._replace(scale=run["probe"] / law.bits(run["n_probe"], PROBE_TOKENS, text))
+    return law.bits(run["n_parameters"], run["tokens"], text)
+
+
+def leave_one_out(runs):
+    """[(text, minutes, {model: its run}, the model that is chosen, the bits that are predicted for it)].
+
+    The law that chooses for a text has seen no run of any part of it.
+    """
+    found = []
+    for source in dict.fromkeys(run["source"] for run in runs):
+        law = fit([run for run in runs if run["source"] != source and run["model"] != TINY])
+        mine = [run for run in runs if run["source"] == source]
+        for text, minutes in dict.fromkeys((run["text"], run["minutes"]) for run in mine):
+            here = {run["model"]: run for run in mine if (run["text"], run["minutes"]) == (text, minutes)}
+            predicted = {model: predict(law, run) for model, run in here.items() if model != TINY}
+            chosen = min(predicted, key=predicted.get)
+            found.append((text, minutes, here, chosen, predicted[chosen]))
+    return found
+
+
+# --- what is printed and drawn
+
+
+def read_runs(results) -> list[dict]:
+    """The runs, each with what is known of its text and its model. `bits` are those of the weights in best.pt."""
+
+    def n_parameters(run):
+        shape = {key: run["settings"][key] for key in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")}
+        with torch.device("meta"):
+            return sum(GPT(Config(**shape), results["texts"][run["text"]]["vocab_size"]).parameter_counts())
+
+    probes = {run["text"]: run for run in results["runs"] if not run["minutes"]}
+    runs = []
+    for run in results["runs"]:
+        if run["minutes"]:
+            settings, probe, known = run["settings"], probes[run["text"]], results["texts"][run["text"]]
+            tokens = settings["max_steps"] * settings["batch_size"] * settings["block_size"]
+            figures = (
+                min(run["bits"]),
+                min(probe["bits"]),
+                n_parameters(run),
+                tokens,
+                n_parameters(probe),
+                known["tokens"],
+            )
+            about = {"source": run["text"].partition("_")[0], "characters": known["characters"]}
+            runs.append(run | about | dict(zip(FIGURES, figures, strict=True)))
+    return runs
+
+
+def draw(runs):
+    """Bits per character against minutes: what was trained, larger models as larger dots, and the law's best."""
+    sources = list(dict.fromkeys(run["source"] for run in runs))
+    figure = Figure(figsize=(11, 4.5), dpi=150, layout="constrained")
+    for axes, source in zip(figure.subplots(1, len(sources)), sources, strict=True):
+        for i, text in enumerate(dict.fromkeys(run["text"] for run in runs if run["source"] == source)):
+            mine = [run for run in runs if run["text"] == text and run["model"] != TINY]
+            minutes = np.geomspace(0.5, 100, 60)
+            sizes = {run["model"]: run for run in mine}.items()
+            curves = [predict(LAW, run | {"tokens": minutes * TOKENS_A_MINUTE[width]}) for width, run in sizes]
+            axes.plot(minutes, np.min(curves, 0), color=f"C{i}", label=f"{mine[0]['characters']:,} characters")
+            x, y, area = zip(*((run["minutes"], run["bits"], run["model"] / 4) for run in mine), strict=True)
+            axes.scatter(x, y, area, color=f"C{i}", alpha=0.6)
+        axes.set(xscale="log", title=source, xlabel="minutes of two cores", ylabel="bits per character")
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+@reports_errors
+def main(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--train", action="store_true", help="make the runs that are not there yet")
+    args = parser.parse_args(argv)
+    results = read_json(RESULTS, "python -m tools.lab.law --train makes it")
+    if args.train:
+        train_grid(results)
+    runs = read_runs(results)
+    print(fit([run for run in runs if run["model"] != TINY]))
+    print("text, minutes: the chosen width, its bits as predicted and as they came out, the best width, config/tiny.py")
+    for text, minutes, here, chosen, bits in leave_one_out(runs):
+        best = min((run["bits"], width) for width, run in here.items() if width != TINY)
+        tiny = f"{here[TINY]['bits']:.3f}" if TINY in here else "-"
+        print(f"{text} {minutes}: {chosen} {bits:.3f} {here[chosen]['bits']:.3f}, {best[0]:.3f} ({best[1]}), {tiny}")
+    with atomic_write(ROOT / "docs" / "recipes.png") as file:
+        draw(runs).savefig(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
