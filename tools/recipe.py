@@ -3,15 +3,16 @@
     python -m tools.recipe novel.txt [--minutes=10] [--parameters=2e6] [--overwrite] [--key=value ...]
 
 Reads   the text: a file or a folder, as train_tokenizer.py does, with the same flags
-Writes  config/novel.py, with a word on each value that was chosen
+Writes  config/novel.py, with a word on each value that was chosen, and what it needs: a tokenizer and the tokens
 
-It learns a tokenizer, trains a small model for some seconds to see how hard the text is, times steps of larger ones,
-and takes the size that will know the text best when the time is over. What it goes by was measured: docs/recipes.md.
-A --key=value of train.py goes into the config as it is.
+It trains a small model for some seconds to see how hard the text is, times steps of larger ones, and takes the size
+that will know the text best when the time is over. What it goes by was measured: docs/recipes.md.
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
 import math
 import sys
 import time
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
+import prepare
 import train
 import train_tokenizer
 from config import ROOT, load_config
@@ -30,14 +31,16 @@ from lib.machine.device import device_name, pick_device, pick_precision, set_up
 from lib.machine.terminal import format_number
 from lib.storage import write_text
 from lib.text.corpus import Corpus
-from lib.tokens.tokenizer import encode_texts, parse_tokenizer, special_ids, token_lengths
+from lib.tokens.memmap import Data
+from lib.tokens.prepared import read_meta
 from model import GPT
 from tools.bench import seconds
 
 # (n_layer, n_head, n_embd, block_size) of the models to choose from, from 0.2 to 30 million parameters.
 LADDER = ((2, 4, 64, 128), (3, 4, 96, 128), (3, 4, 128, 128), (4, 6, 192, 256), (4, 4, 256, 256))
 LADDER += ((6, 6, 384, 256), (8, 8, 512, 256))
-FEWEST_CHARACTERS, LONGEST_SAMPLE = 2_000, 2_000_000
+FEWEST_CHARACTERS = 2_000
+MOST_EPOCHS = 30  # No text taught more when it was read more often.
 PROBE_TOKENS = 640_000  # The smallest model reads them to see how hard a text is.
 TITLE = '"""Chosen by tools.recipe'
 WHY = {
@@ -93,7 +96,7 @@ class Law(NamedTuple):
         return text.scale * (1 + self.A / n**self.a + self.B / d**self.b)
 
 
-LAW = Law(room=5, repeats=3, a=0.2, b=0.3, A=0.262, B=0.372)  # python -m tools.lab.law fits it
+LAW = Law(room=3, repeats=3, a=0.4, b=0.3, A=0.12, B=0.3232)  # python -m tools.lab.law fits it
 
 
 def vocab_size_for(n_bytes) -> int:
@@ -137,6 +140,7 @@ def choose(text, speeds, minutes) -> Run:
         tokens = 1e6
         for _ in range(30):  # The batch depends on the tokens, and their number on the batch.
             tokens = 54 * minutes / (per_step / batch_tokens_for(tokens) + per_token)
+        tokens = min(tokens, MOST_EPOCHS * text.tokens)
         runs.append(Run(rung, n_parameters, tokens, float(LAW.bits(n_parameters, tokens, text))))
     return min(runs, key=lambda run: run.bits)
 
@@ -144,57 +148,32 @@ def choose(text, speeds, minutes) -> Run:
 # --- what is measured
 
 
-class Sample:
-    """The token ids of a part of the text, as train.py reads them: see lib/tokens/memmap.py."""
-
-    def __init__(self, ids, block_size):
-        self.ids, self.block_size, self.n_offsets = ids, block_size, len(ids) - block_size
-
-    def blocks(self, offsets):
-        places = offsets[:, None] + np.arange(self.block_size + 1)
-        return self.ids[torch.from_numpy(places).to(self.ids.device)]
-
-    def windows(self, limit):
-        return np.arange(0, self.n_offsets, self.block_size)[: limit // self.block_size]
-
-
-def read_sample(corpus, config, device):
-    """(tokenizer, token ids of a part of the training text and of the validation text, characters of the former)."""
-    texts, val_texts = train_tokenizer.sample_corpus(corpus)
-    texts = texts[:: 1 + sum(map(len, texts)) // LONGEST_SAMPLE]
-    tokenizer = train_tokenizer.new_tokenizer()
-    train_tokenizer.learn(tokenizer, texts, config)
-    tokenizer = parse_tokenizer(tokenizer.to_str(), "the new tokenizer")
-    bos, eos = special_ids(tokenizer, config, "the new tokenizer")
-    splits = [[[bos, *ids, eos] for ids in encode_texts(tokenizer, part)] for part in (texts, val_texts)]
-    ids, val_ids = (torch.tensor(np.concatenate(split), device=device) for split in splits)
-    return tokenizer, ids, val_ids, sum(map(len, texts))
-
-
-def probe(config, ids, val_ids, tokenizer, precision):
-    """Train a small model as train.py does. Returns (its bits per character, the seconds of each step)."""
-    tokens, val_tokens = Sample(ids, config.block_size), Sample(val_ids, config.block_size)
-    lengths = torch.from_numpy(np.stack(token_lengths(tokenizer))).to(ids.device)
-    state, times = train.new_state(config, tokenizer.get_vocab_size(), precision, ids.device), []
+def probe(config, precision, device):
+    """Train a small model as train.py does. Returns (its parameters, bits per character, the seconds of each step)."""
+    data = Data(config, {}, device)
+    state, times = train.new_state(config, data.meta["vocab_size"], precision, device), []
     for step in range(config.max_steps):
         start = time.perf_counter()
         train.set_lr(state.optimizer, step, config)
-        loss, _ = train.train_step(state.model, state.optimizer, tokens, step, config, precision)
+        loss, _ = train.train_step(state.model, state.optimizer, data.train, step, config, precision)
         train.average_weights(state.average, state.model, step, config.averaging)
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
-    return train.evaluate(state.average, val_tokens, lengths, config, precision)["val_bpc"], times
+    bits = train.evaluate(state.average, data.val, data.lengths, config, precision)["val_bpc"]
+    return sum(state.model.parameter_counts()), bits, times
 
 
-def measure_speed(config, ids, n_rows, precision):
+def measure_speed(config, precision, device):
     """(parameters, seconds of a step, seconds of each token in it) of a model, from batches of two sizes."""
+    config = dataclasses.replace(config, compile="on" if device.type == "cuda" else "off")
+    data = Data(config, {}, device)
     few, many, times = 768, 3072, []
     for size in (few, many):
         config = dataclasses.replace(config, batch_size=max(1, size // config.block_size))
-        model = GPT(config, n_rows).to(ids.device)
+        model = GPT(config, data.meta["vocab_size"]).to(device)
         optimizer, compiled = train.make_optimizer(model, config, precision), compile_and_wrap(model, precision)
-        step = compiled, optimizer, Sample(ids, config.block_size), 0, config, precision
-        times.append(seconds(functools.partial(train.train_step, *step), repeats=50, at_most=0.5))
+        step = functools.partial(train.train_step, compiled, optimizer, data.train, 0, config, precision)
+        times.append(seconds(step, repeats=50, at_most=0.5))
     per_token = max(0.0, (times[1] - times[0]) / (many - few))
     return sum(model.parameter_counts()), max(1e-6, times[0] - few * per_token), per_token
 
@@ -217,7 +196,7 @@ def main(argv=None):
         hint = "--overwrite replaces one that this tool wrote, --dataset=NAME writes another"
         raise UserError(f"{path} is there; {hint}")
 
-    # The text
+    # The text, its tokenizer and its tokens
     start = time.perf_counter()
     corpus = Corpus(config)
     corpus.describe()
@@ -228,40 +207,41 @@ def main(argv=None):
         print("note: from so short a text a model learns words, not sentences; 100,000 characters make it write")
     if "vocab_size" not in args.given:
         config = dataclasses.replace(config, vocab_size=vocab_size_for(corpus.bytes))
-    device = pick_device(config.device, GPT, config, config.dtype)
-    precision = pick_precision(config.dtype, device)
-    set_up(device)
-    tokenizer, ids, val_ids, characters = read_sample(corpus, config, device)
-    share = 1 if corpus.val else 1 - config.val_fraction
-    text, n_rows = Text(share * corpus.characters * len(ids) / characters, 1.0), tokenizer.get_vocab_size()
+    own = {key: getattr(config, key) for key in ("dataset", *args.given, "vocab_size")}
+    words = [f"--{key}={value}" for key, value in own.items()]
+    with contextlib.redirect_stdout(io.StringIO()):
+        if train_tokenizer.main(words) or prepare.main(words):
+            return 1  # They have said why.
     if minutes < (reading := (time.perf_counter() - start) / 60):
-        raise UserError(f"--minutes={minutes:g}: the tokenizer alone takes {reading:.2g}; training comes after it")
+        raise UserError(f"--minutes={minutes:g}: the tokens alone take {reading:.2g}, and training comes after them")
 
     # The machine
     print("training a small model for some seconds, and timing steps of larger ones …", flush=True)
-    small = dataclasses.replace(config, **recipe(LADDER[0], PROBE_TOKENS, text))
-    bits, times = probe(small, ids, val_ids, tokenizer, precision)
-    n_parameters = sum(GPT(small, n_rows).parameter_counts())
-    text, speeds = text._replace(scale=bits / LAW.bits(n_parameters, PROBE_TOKENS, text)), {}
-    compiled = {"compile": "on" if device.type == "cuda" else "off"}
-    shapes = {r: dataclasses.replace(config, **recipe(r, PROBE_TOKENS, text), **compiled) for r in LADDER}
+    device = pick_device(config.device, GPT, config, config.dtype)
+    precision = pick_precision(config.dtype, device)
+    set_up(device)
+    tokens = read_meta(config.tokens_dir)["train"]["tokens"]
+    text, speeds = Text(tokens, 1.0), {}
+    shapes = {rung: dataclasses.replace(config, **recipe(rung, PROBE_TOKENS, text)) for rung in LADDER}
+    n_parameters, bits, times = probe(shapes[LADDER[0]], precision, device)
+    text = text._replace(scale=bits / LAW.bits(n_parameters, PROBE_TOKENS, text))
     if args.parameters:
-        sizes = {rung: sum(GPT(shape, n_rows).parameter_counts()) for rung, shape in shapes.items()}
+        sizes = {rung: sum(GPT(shape, config.vocab_size).parameter_counts()) for rung, shape in shapes.items()}
         nearest = min(sizes, key=lambda rung: abs(math.log(sizes[rung] / args.parameters)))
         shapes = {nearest: shapes[nearest]}
     for rung, shape in shapes.items():
-        speeds[rung] = measure_speed(shape, ids, n_rows, precision)
+        speeds[rung] = measure_speed(shape, precision, device)
         if choose(text, speeds, 4 * minutes).rung != rung:
             break  # Larger ones would not be chosen either.
     fast, slow = np.quantile(times, (0.1, 0.9))
     if slow > 1.5 * fast:
         print(f"warning: something else is at work here (a step took {1e3 * fast:.0f} to {1e3 * slow:.0f} ms)")
-
-    # The choice
     if args.parameters and not args.minutes:  # What a model of this size makes good use of.
         [(n_parameters, per_step, per_token)] = speeds.values()
         tokens = min(20 * n_parameters, 16 * text.tokens)
         minutes = float(f"{tokens * (per_step / batch_tokens_for(tokens) + per_token) / 54:.2g}")
+
+    # The choice
     run = choose(text, speeds, minutes)
     epochs, ratio = format_number(run.tokens / text.tokens), format_number(run.tokens / run.n_parameters)
     about = (
@@ -275,14 +255,15 @@ def main(argv=None):
         other, mark = choose(text, speeds, n), f"   <- config/{path.name}" if n == minutes else ""
         epochs = format_number(other.tokens / text.tokens)
         print(f"{n:9.3g}{other.n_parameters / 1e6:11.1f}M{epochs:>8}{other.bits:9.2f}{mark}")
-    values = {"dataset": config.dataset, "vocab_size": config.vocab_size} | recipe(run.rung, run.tokens, text)
-    values |= {key: getattr(config, key) for key in args.given}
-    values |= {"corpus": str(Path(config.corpus).resolve())} if config.corpus else {}
-    lines = [f"{key} = {value!r}" + (f"  # {WHY[key]}" if key in WHY else "") for key, value in values.items()]
+    least = 1.005 * choose(text, speeds, 1e9).bits
+    enough = next(n for k in range(-8, 40) if choose(text, speeds, n := minutes * 2**k).bits < least)
+    if enough <= 4 * minutes:
+        print(f"more than about {enough:.2g} minutes would hardly help: the text is too short")
+    own |= {"corpus": str(Path(config.corpus).resolve())} if config.corpus else {}
+    values = (own | recipe(run.rung, run.tokens, text) | own).items()
+    lines = [f"{key} = {value!r}" + (f"  # {WHY[key]}" if key in WHY else "") for key, value in values]
     write_text(path, f'{TITLE} {about}"""\n\n' + "\n".join(lines) + "\n")
-    print(f"\nsaved {path}; next:")
-    for script in ("train_tokenizer.py", "prepare.py", "train.py"):
-        print(f"    python {script} config/{path.name}")
+    print(f"\nsaved {path}; next: python train.py config/{path.name}")
     return 0
 
 
