@@ -7,8 +7,9 @@ import pytest
 import train
 from config import load_config
 from lib.errors import ArgumentParser
-from tests.conftest import make_text
+from tests.conftest import SCRIPTS, make_text
 from tools import recipe
+from tools.lab import law
 
 # Two cores with bfloat16: {rung: (parameters, seconds of a step, seconds of each token in it)}.
 SPEEDS = dict(
@@ -60,6 +61,22 @@ def test_for_the_demo_it_chooses_the_demo():
 @pytest.mark.parametrize(("tokens", "scale", "minutes", "width"), [(59_000, 7.4, 1, 128), (2.3e7, 7.7, 60, 256)])
 def test_a_longer_text_and_more_time_are_worth_a_larger_model(tokens, scale, minutes, width):
     assert recipe.choose(recipe.Text(tokens, scale), SPEEDS, minutes).rung[2] == width
+
+
+# --- the law
+
+
+def test_the_law_is_what_the_runs_say():
+    runs = law.read_runs(json.loads(law.RESULTS.read_text(encoding="utf-8")))
+    found = law.fit([run for run in runs if run["model"] != law.TINY])
+    assert found == pytest.approx(recipe.LAW, abs=1e-4)
+    rows = law.table(runs)
+    for page in ("recipes.md", "recipes.zh-CN.md"):
+        assert "\n".join(rows) in (SCRIPTS / "docs" / page).read_text(encoding="utf-8")
+    for row in rows:
+        _, _, _, _, predicted, found, best, tiny, _ = row.split("|")
+        assert float(found) <= float(best.partition(":")[2]) + 0.03 and float(found) <= float(tiny.strip() or 99), row
+        assert abs(float(predicted) - float(found)) < 0.15, row
 
 
 # --- the script

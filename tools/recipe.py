@@ -40,7 +40,7 @@ from tools.bench import seconds
 LADDER = ((2, 4, 64, 128), (3, 4, 96, 128), (3, 4, 128, 128), (4, 6, 192, 256), (4, 4, 256, 256))
 LADDER += ((6, 6, 384, 256), (8, 8, 512, 256))
 FEWEST_CHARACTERS = 2_000
-MOST_EPOCHS = 30  # No text taught more when it was read more often.
+MOST_EPOCHS = 30  # Then a text is known by heart.
 PROBE_TOKENS = 640_000  # The smallest model reads them to see how hard a text is.
 TITLE = '"""Chosen by tools.recipe'
 WHY = {
@@ -70,33 +70,26 @@ class Run(NamedTuple):
 # --- what docs/recipes.md found
 
 
-class Law(NamedTuple):
-    """bits = scale · (1 + A / n^a + B / d^b), in millions of parameters n and of tokens d (arXiv 2305.16264).
+LAW = 3, 3, 0.4, 0.3, 0.1200, 0.3232  # room, repeats, a, b, A, B, as python -m tools.lab.law fits them
 
-    A text has room for `room` parameters a token: more of them count less and less. What is read again counts less each
-    time, and all repetitions together no more than `repeats` times the text.
+
+def what_counts(n_parameters, tokens, different, room, repeats):
+    """The parameters and the tokens that count, in millions (https://arxiv.org/abs/2305.16264).
+
+    A text has room for so many parameters a token; what exceeds them counts less and less. What is read again counts
+    less each time, and all repetitions together are worth `repeats` times the text. different: its tokens.
     """
-
-    room: float
-    repeats: float
-    a: float
-    b: float
-    A: float
-    B: float
-
-    def amounts(self, n_parameters, tokens, different):
-        """(n, d) of a model that reads so many tokens of a text which has so many different ones."""
-        n = self.room * different * -np.expm1(-n_parameters / (self.room * different))
-        again = np.maximum(tokens / different - 1, 0)
-        d = np.minimum(tokens, different) + self.repeats * different * -np.expm1(-again / self.repeats)
-        return n / 1e6, d / 1e6
-
-    def bits(self, n_parameters, tokens, text):
-        n, d = self.amounts(n_parameters, tokens, text.tokens)
-        return text.scale * (1 + self.A / n**self.a + self.B / d**self.b)
+    n = room * different * -np.expm1(-n_parameters / (room * different))
+    again = np.maximum(tokens / different - 1, 0)
+    d = np.minimum(tokens, different) + repeats * different * -np.expm1(-again / repeats)
+    return n / 1e6, d / 1e6
 
 
-LAW = Law(room=3, repeats=3, a=0.4, b=0.3, A=0.12, B=0.3232)  # python -m tools.lab.law fits it
+def expected_bits(n_parameters, tokens, text, law=LAW):
+    """Bits per character of a model after so many tokens of a text: scale · (1 + A / n^a + B / d^b)."""
+    room, repeats, a, b, A, B = law
+    n, d = what_counts(n_parameters, tokens, text.tokens, room, repeats)
+    return text.scale * (1 + A / n**a + B / d**b)
 
 
 def vocab_size_for(n_bytes) -> int:
@@ -113,7 +106,7 @@ def recipe(rung, tokens, text) -> dict:
     n_layer, n_head, n_embd, block_size = rung
     block_size = min(block_size, 2 ** int(math.log2(text.tokens / 18)))  # Validation, a ninth, needs two of them.
     batch_size = max(1, round(batch_tokens_for(tokens) / block_size))
-    max_steps = int(two_digits(tokens / (batch_size * block_size)))
+    max_steps = max(10, int(two_digits(tokens / (batch_size * block_size))))
     learning_rate, epochs = two_digits(3e-3 * math.sqrt(128 / n_embd)), tokens / text.tokens
     decay = min(0.024 * epochs, 0.5) * epochs / (learning_rate * max_steps)
     settings = {"n_layer": n_layer, "n_head": n_head, "n_kv_head": 2, "n_embd": n_embd, "block_size": block_size}
@@ -141,7 +134,7 @@ def choose(text, speeds, minutes) -> Run:
         for _ in range(30):  # The batch depends on the tokens, and their number on the batch.
             tokens = 54 * minutes / (per_step / batch_tokens_for(tokens) + per_token)
         tokens = min(tokens, MOST_EPOCHS * text.tokens)
-        runs.append(Run(rung, n_parameters, tokens, float(LAW.bits(n_parameters, tokens, text))))
+        runs.append(Run(rung, n_parameters, tokens, expected_bits(n_parameters, tokens, text)))
     return min(runs, key=lambda run: run.bits)
 
 
@@ -220,11 +213,10 @@ def main(argv=None):
     device = pick_device(config.device, GPT, config, config.dtype)
     precision = pick_precision(config.dtype, device)
     set_up(device)
-    tokens = read_meta(config.tokens_dir)["train"]["tokens"]
-    text, speeds = Text(tokens, 1.0), {}
+    text, speeds = Text(read_meta(config.tokens_dir)["train"]["tokens"], 1.0), {}
     shapes = {rung: dataclasses.replace(config, **recipe(rung, PROBE_TOKENS, text)) for rung in LADDER}
     n_parameters, bits, times = probe(shapes[LADDER[0]], precision, device)
-    text = text._replace(scale=bits / LAW.bits(n_parameters, PROBE_TOKENS, text))
+    text = text._replace(scale=bits / expected_bits(n_parameters, PROBE_TOKENS, text))
     if args.parameters:
         sizes = {rung: sum(GPT(shape, config.vocab_size).parameter_counts()) for rung, shape in shapes.items()}
         nearest = min(sizes, key=lambda rung: abs(math.log(sizes[rung] / args.parameters)))

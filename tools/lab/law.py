@@ -26,7 +26,7 @@ from lib.text.corpus import Corpus
 from lib.tokens.prepared import read_meta
 from model import GPT
 from tools.lab.experiments import train_records
-from tools.recipe import LADDER, LAW, PROBE_TOKENS, Law, Text, recipe, vocab_size_for
+from tools.recipe import LADDER, LAW, PROBE_TOKENS, Text, expected_bits, recipe, vocab_size_for, what_counts
 
 RESULTS = ROOT / "docs" / "results" / "recipe.json"
 RUNGS = {rung[2]: rung for rung in LADDER}
@@ -104,48 +104,50 @@ def train_grid(results):
 # --- the law
 
 
-def fit(runs) -> Law:
+def fit(runs):
     """The law of the least squares of relative errors. A and B are solved for; what else it has is tried.
 
     The scale of a text is that of its probe, so that bits · law(probe) = probe · law(run): linear in A and B.
     """
     bits, probe, n, d, n_probe, different = (np.array([run[key] for run in runs]) for key in FIGURES)
     best = np.inf, None
-    for room, repeats in itertools.product((2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
-        law = Law(room, repeats, 0, 0, 0, 0)
-        amounts = np.array([law.amounts(n, d, different), law.amounts(n_probe, PROBE_TOKENS, different)])
+    for room, repeats in itertools.product((1, 2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
+        amounts = [what_counts(n, d, different, room, repeats)]
+        amounts += [what_counts(n_probe, PROBE_TOKENS, different, room, repeats)]
         for a, b in itertools.product(np.arange(1, 11) / 10, repeat=2):
-            of_run, of_probe = amounts ** -np.array([[a], [b]])
+            of_run, of_probe = np.array(amounts) ** -np.array([[a], [b]])
             x = (bits * of_probe - probe * of_run) / bits
             solution = np.linalg.lstsq(x.T, probe / bits - 1, rcond=None)[0]
             found = probe / bits * (1 + solution @ of_run) / (1 + solution @ of_probe)
             error = np.square(found - 1).mean()
             if error < best[0] and solution.min() > 0:
-                best = error, Law(room, repeats, a, b, *solution)
+                best = error, (room, repeats, float(a), float(b), *solution.tolist())
     return best[1]
 
 
-def predict(law, run) -> float:
+def predict(run, law=LAW):
     text = Text(run["different"], 1.0)
-    text = text._replace(scale=run["probe"] / law.bits(run["n_probe"], PROBE_TOKENS, text))
-    return law.bits(run["n_parameters"], run["tokens"], text)
+    scale = run["probe"] / expected_bits(run["n_probe"], PROBE_TOKENS, text, law)
+    return expected_bits(run["n_parameters"], run["tokens"], text._replace(scale=scale), law)
 
 
-def leave_one_out(runs):
-    """[(text, minutes, {model: its run}, the model that is chosen, the bits that are predicted for it)].
+def table(runs) -> list[str]:
+    """For each text and time: which width the law chooses, what it predicts, what came out, and what others reached.
 
-    The law that chooses for a text has seen no run of any part of it.
+    The law that judges a text has seen no run of any part of it.
     """
-    found = []
+    rows = []
     for source in dict.fromkeys(run["source"] for run in runs):
         law = fit([run for run in runs if run["source"] != source and run["model"] != TINY])
         mine = [run for run in runs if run["source"] == source]
         for text, minutes in dict.fromkeys((run["text"], run["minutes"]) for run in mine):
             here = {run["model"]: run for run in mine if (run["text"], run["minutes"]) == (text, minutes)}
-            predicted = {model: predict(law, run) for model, run in here.items() if model != TINY}
-            chosen = min(predicted, key=predicted.get)
-            found.append((text, minutes, here, chosen, predicted[chosen]))
-    return found
+            tiny = f"{here.pop(TINY)['bits']:.3f}" if TINY in here else ""
+            predicted = {width: predict(run, law) for width, run in here.items()}
+            chosen, best = min(predicted, key=predicted.get), min(here, key=lambda width: here[width]["bits"])
+            found = f"{predicted[chosen]:.3f} | {here[chosen]['bits']:.3f} | {best}: {here[best]['bits']:.3f}"
+            rows.append(f"| {text} | {minutes} | {chosen} | {found} | {tiny} |")
+    return rows
 
 
 # --- what is printed and drawn
@@ -187,7 +189,7 @@ def draw(runs):
             mine = [run for run in runs if run["text"] == text and run["model"] != TINY]
             minutes = np.geomspace(0.5, 100, 60)
             sizes = {run["model"]: run for run in mine}.items()
-            curves = [predict(LAW, run | {"tokens": minutes * TOKENS_A_MINUTE[width]}) for width, run in sizes]
+            curves = [predict(run | {"tokens": minutes * TOKENS_A_MINUTE[width]}) for width, run in sizes]
             axes.plot(minutes, np.min(curves, 0), color=f"C{i}", label=f"{mine[0]['characters']:,} characters")
             x, y, area = zip(*((run["minutes"], run["bits"], run["model"] / 4) for run in mine), strict=True)
             axes.scatter(x, y, area, color=f"C{i}", alpha=0.6)
@@ -206,12 +208,12 @@ def main(argv=None):
     if args.train:
         train_grid(results)
     runs = read_runs(results)
-    print(fit([run for run in runs if run["model"] != TINY]))
-    print("text, minutes: the chosen width, its bits as predicted and as they came out, the best width, config/tiny.py")
-    for text, minutes, here, chosen, bits in leave_one_out(runs):
-        best = min((run["bits"], width) for width, run in here.items() if width != TINY)
-        tiny = f"{here[TINY]['bits']:.3f}" if TINY in here else "-"
-        print(f"{text} {minutes}: {chosen} {bits:.3f} {here[chosen]['bits']:.3f}, {best[0]:.3f} ({best[1]}), {tiny}")
+    law = fit([run for run in runs if run["model"] != TINY])
+    print("the law: room {}, repeats {}, a {}, b {}, A {:.4f}, B {:.4f}".format(*law))
+    print(
+        "text | minutes | the chosen width | its bits as predicted | as they came out | the best width | config/tiny.py"
+    )
+    print("\n".join(table(runs)))
     with atomic_write(ROOT / "docs" / "recipes.png") as file:
         draw(runs).savefig(file)
 
