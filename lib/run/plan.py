@@ -189,8 +189,8 @@ def print_time(train_step, write_samples, data, state, config, precision):
         print(f"memory      {format_bytes(peak)} used at most, {whose}")
     if total > 7200:
         steps = 3600 * config.max_steps / total
-        print(f"            in an hour this machine does --max_steps={steps:.0f}; python -m tools.recipe --minutes=60 says")
-        print("            which model an hour is best for")
+        print(f"            in an hour this machine does --max_steps={steps:.0f}; which model suits an hour,")
+        print("            python -m tools.recipe --minutes=60 finds out")
 
 
 def unnamed_file(folder):
