@@ -215,7 +215,8 @@ def main(argv=None):
     set_up(device)
     text, speeds = Text(read_meta(config.tokens_dir)["train"]["tokens"], 1.0), {}
     shapes = {rung: dataclasses.replace(config, **recipe(rung, PROBE_TOKENS, text)) for rung in LADDER}
-    n_parameters, bits, times = probe(shapes[LADDER[0]], precision, device)
+    small = dataclasses.replace(shapes[LADDER[0]], eval_tokens=50_000)  # As in the runs that the law was fitted to.
+    n_parameters, bits, times = probe(small, precision, device)
     text = text._replace(scale=bits / expected_bits(n_parameters, PROBE_TOKENS, text))
     if args.parameters:
         sizes = {rung: sum(GPT(shape, config.vocab_size).parameter_counts()) for rung, shape in shapes.items()}
