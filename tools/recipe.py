@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import prepare
 import train
@@ -141,8 +142,14 @@ def choose(text, speeds, minutes) -> Run:
 # --- what is measured
 
 
+def count_parameters(config, n_rows) -> int:
+    """Those of a model that is not made."""
+    with torch.device("meta"):
+        return sum(GPT(config, n_rows).parameter_counts())
+
+
 def probe(config, precision, device):
-    """Train a small model as train.py does. Returns (its parameters, bits per character, the seconds of each step)."""
+    """Train a small model as train.py does. Returns (its bits per character, the seconds of each step)."""
     data = Data(config, {}, device)
     state, times = train.new_state(config, data.meta["vocab_size"], precision, device), []
     for step in range(config.max_steps):
@@ -152,8 +159,7 @@ def probe(config, precision, device):
         train.average_weights(state.average, state.model, step, config.averaging)
         loss.item()  # waits for the device
         times.append(time.perf_counter() - start)
-    bits = train.evaluate(state.average, data.val, data.lengths, config, precision)["val_bpc"]
-    return sum(state.model.parameter_counts()), bits, times
+    return train.evaluate(state.average, data.val, data.lengths, config, precision)["val_bpc"], times
 
 
 def measure_speed(config, precision, device):
@@ -172,6 +178,19 @@ def measure_speed(config, precision, device):
 
 
 # --- the script
+
+
+def print_table(text, speeds, minutes, name):
+    """What a quarter of the time and four times as much would give, and from where on more would hardly help."""
+    print("  minutes  parameters  epochs  bits per character, about")
+    for n in (minutes / 4, minutes, 4 * minutes):
+        run, mark = choose(text, speeds, n), f"   <- {name}" if n == minutes else ""
+        epochs = format_number(run.tokens / text.tokens)
+        print(f"{n:9.3g}{run.n_parameters / 1e6:11.1f}M{epochs:>8}{run.bits:9.2f}{mark}")
+    least = 1.005 * choose(text, speeds, 1e9).bits
+    enough = next(n for k in range(-8, 40) if choose(text, speeds, n := minutes * 2**k).bits < least)
+    if enough <= 4 * minutes:
+        print(f"more than about {enough:.2g} minutes would hardly help: the text is too short")
 
 
 @reports_errors
@@ -216,10 +235,10 @@ def main(argv=None):
     text, speeds = Text(read_meta(config.tokens_dir)["train"]["tokens"], 1.0), {}
     shapes = {rung: dataclasses.replace(config, **recipe(rung, PROBE_TOKENS, text)) for rung in LADDER}
     small = dataclasses.replace(shapes[LADDER[0]], eval_tokens=50_000)  # As in the runs that the law was fitted to.
-    n_parameters, bits, times = probe(small, precision, device)
-    text = text._replace(scale=bits / expected_bits(n_parameters, PROBE_TOKENS, text))
+    bits, times = probe(small, precision, device)
+    sizes = {rung: count_parameters(shape, config.vocab_size) for rung, shape in shapes.items()}
+    text = text._replace(scale=bits / expected_bits(sizes[LADDER[0]], PROBE_TOKENS, text))
     if args.parameters:
-        sizes = {rung: sum(GPT(shape, config.vocab_size).parameter_counts()) for rung, shape in shapes.items()}
         nearest = min(sizes, key=lambda rung: abs(math.log(sizes[rung] / args.parameters)))
         shapes = {nearest: shapes[nearest]}
     for rung, shape in shapes.items():
@@ -243,15 +262,8 @@ def main(argv=None):
         f"{run.n_parameters:,} parameters read {run.tokens:,.0f}: {epochs} epochs, {ratio} tokens per parameter.\n"
         f"About {run.bits:.2f} bits per character are to be expected on text that the model has not seen.\n"
     )
-    print(f"\n{about}\n  minutes  parameters  epochs  bits per character, about")
-    for n in (minutes / 4, minutes, 4 * minutes):
-        other, mark = choose(text, speeds, n), f"   <- config/{path.name}" if n == minutes else ""
-        epochs = format_number(other.tokens / text.tokens)
-        print(f"{n:9.3g}{other.n_parameters / 1e6:11.1f}M{epochs:>8}{other.bits:9.2f}{mark}")
-    least = 1.005 * choose(text, speeds, 1e9).bits
-    enough = next(n for k in range(-8, 40) if choose(text, speeds, n := minutes * 2**k).bits < least)
-    if enough <= 4 * minutes:
-        print(f"more than about {enough:.2g} minutes would hardly help: the text is too short")
+    print(f"\n{about}")
+    print_table(text, speeds, minutes, f"config/{path.name}")
     own |= {"corpus": str(Path(config.corpus).resolve())} if config.corpus else {}
     values = (own | recipe(run.rung, run.tokens, text) | own).items()
     lines = [f"{key} = {value!r}" + (f"  # {WHY[key]}" if key in WHY else "") for key, value in values]

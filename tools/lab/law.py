@@ -14,7 +14,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 import prepare
@@ -24,20 +23,34 @@ from lib.errors import ArgumentParser, reports_errors
 from lib.storage import atomic_write, read_json, write_json, write_text
 from lib.text.corpus import Corpus
 from lib.tokens.prepared import read_meta
-from model import GPT
 from tools.lab.experiments import train_records
-from tools.recipe import LADDER, LAW, PROBE_TOKENS, Text, expected_bits, recipe, vocab_size_for, what_counts
+from tools.recipe import (
+    LADDER,
+    LAW,
+    PROBE_TOKENS,
+    Text,
+    count_parameters,
+    expected_bits,
+    recipe,
+    vocab_size_for,
+    what_counts,
+)
 
 RESULTS = ROOT / "docs" / "results" / "recipe.json"
 RUNGS = {rung[2]: rung for rung in LADDER}
 TOKENS_A_MINUTE = {64: 3.2e6, 96: 2.1e6, 128: 1.536e6, 192: 0.75e6, 256: 0.5e6, 384: 0.2e6}  # for each n_embd
 FIGURES = ("bits", "probe", "n_parameters", "tokens", "n_probe", "different")
-PROBE, TINY = 64, "tiny"  # what else is trained: see tools.recipe, and config/tiny.py cut or stretched
-# {text: {minutes: what was trained so long}}
+TINY = "tiny"  # config/tiny.py, cut or stretched, to compare with
+# {text: {minutes: the widths that are trained so long}}; no minutes: the probe
 GRID = {
-    "sanguo_60k": {0: [PROBE], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "sanguo_200k": {0: [PROBE], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "sanguo_540k": {0: [PROBE], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "sanguo_60k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "sanguo_200k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "sanguo_540k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192], 16: [192]},
+    "shakespeare_600k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "shakespeare_5000k": {0: [64], 1: [96, 128, 192], 4: [128, 192]},
+    "poetry_2000k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
+    "poetry_8000k": {0: [64]},
+    "poetry_25300k": {0: [64], 1: [128, 192], 4: [128, 192], 16: [256]},
 }
 
 
@@ -63,8 +76,8 @@ def write_parts(source, sizes):
         write_text(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents))
 
 
-def prepare_text(name):
-    """Make the tokens of a part. Returns (the flags that train.py needs for them, what prepare.py knows of them)."""
+def prepare_text(name, texts) -> list[str]:
+    """Make the tokens of a part, and enter it into `texts`. Returns the flags that train.py needs for them."""
     source = name.partition("_")[0]
     flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={ROOT}/data/{source}_val/corpus.jsonl"]
     vocab_size = vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
@@ -72,33 +85,35 @@ def prepare_text(name):
     folder = Config(dataset=name, vocab_size=vocab_size).tokens_dir
     if not (folder / "meta.json").exists():
         _ = train_tokenizer.main(flags) or prepare.main(flags)
-    return flags, read_meta(folder)["train"]
+    known = read_meta(folder)["train"]
+    texts[name] = {key: known[key] for key in ("characters", "bytes", "tokens")} | {"vocab_size": vocab_size}
+    return flags
 
 
 def train_grid(results):
     """Make the runs of GRID that are not in the results; each is saved when it is done."""
     done = {(run["text"], run["minutes"], run["model"]) for run in results["runs"]}
-    jobs = [(m, name, model) for name, times in GRID.items() for m, models in times.items() for model in models]
+    jobs = [(m, name, width) for name, times in GRID.items() for m, widths in times.items() for width in widths]
     jobs = sorted(job for job in jobs if (job[1], job[0], job[2]) not in done)
     for source in {name.partition("_")[0] for _, name, _ in jobs}:
         write_parts(source, [int(n.partition("_")[2][:-1]) for n in GRID if n.startswith(source)])
-    texts = {name: prepare_text(name) for _, name, _ in jobs}
+    flags = {name: prepare_text(name, results["texts"]) for name in sorted({name for _, name, _ in jobs})}
     saving = threading.Lock()
 
-    def make(minutes, name, model):
-        flags, known = texts[name]
-        tokens = minutes * TOKENS_A_MINUTE.get(model, TOKENS_A_MINUTE[128]) or PROBE_TOKENS
-        settings = recipe(RUNGS[model], tokens, Text(known["tokens"], 0.0)) | {"eval_tokens": 50_000}
-        words = [*flags, *(f"--{key}={value}" for key, value in settings.items())]
-        records = train_records(words, f"law_{name}_{minutes}_{model}", {"OMP_NUM_THREADS": "1"})
+    def make(minutes, name, width):
+        tokens = minutes * TOKENS_A_MINUTE[width] or PROBE_TOKENS
+        settings = recipe(RUNGS[width], tokens, Text(results["texts"][name]["tokens"], 0.0)) | {"eval_tokens": 50_000}
+        settings["eval_interval"] = max(1, settings["max_steps"] // 10)
+        words = [*flags[name], *(f"--{key}={value}" for key, value in settings.items())]
+        records = train_records(words, f"law_{name}_{minutes}_{width}", {"OMP_NUM_THREADS": "1"})
         bits = [round(record["val_bpc"], 4) for record in records[1:] if "val_bpc" in record]
         with saving:
-            run = {"text": name, "minutes": minutes, "model": model, "settings": settings, "bits": bits}
+            run = {"text": name, "minutes": minutes, "model": width, "settings": settings, "bits": bits}
             results["runs"].append(run)
             write_json(RESULTS, results, indent=1)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(make, *zip(*jobs, strict=True)))
+        list(pool.map(lambda job: make(*job), jobs))
 
 
 # --- the law
@@ -158,8 +173,7 @@ def read_runs(results) -> list[dict]:
 
     def n_parameters(run):
         shape = {key: run["settings"][key] for key in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")}
-        with torch.device("meta"):
-            return sum(GPT(Config(**shape), results["texts"][run["text"]]["vocab_size"]).parameter_counts())
+        return count_parameters(Config(**shape), results["texts"][run["text"]]["vocab_size"])
 
     probes = {run["text"]: run for run in results["runs"] if not run["minutes"]}
     runs = []
