@@ -3,9 +3,9 @@
     python -m tools.lab.experiments config/tiny.py "min_lr=1e-4" "optimizer=muon dropout=0" --all="max_steps=1500"
 
 A VARIANT holds flags of train.py without their dashes; those of --all go for every run. The config by itself is trained
-first. Each run has one thread. For each variant the bits per character and the nats per token at the end are printed,
-their means over the seeds, and the difference of the bits to the config by itself: seed by seed, with its standard
-error. Results are kept in out/experiments.json, and not computed again.
+first. Each run has one thread. For each variant the bits per character and the nats per token at the end are printed
+(the lowest, if --all has an eval_interval), their means over the seeds, and the difference of the bits to the config by
+itself: seed by seed, with its standard error. Results are kept in out/experiments.json, and not computed again.
 """
 
 import json
@@ -42,9 +42,10 @@ def train_records(flags, run, environment) -> list:
 
 
 def train(config_file, flags, seed, run):
-    """(bits per character, nats per token) at the end of one run."""
-    last = train_records([config_file, *flags, f"--seed={seed}"], run, {"OMP_NUM_THREADS": "1"})[-1]
-    return last["val_bpc"], last["val_loss"]
+    """(bits per character, nats per token) of the weights that one run keeps in best.pt."""
+    records = train_records([config_file, *flags, f"--seed={seed}"], run, {"OMP_NUM_THREADS": "1"})
+    best = min((record for record in records if "val_loss" in record), key=lambda record: record["val_loss"])
+    return best["val_bpc"], best["val_loss"]
 
 
 @reports_errors

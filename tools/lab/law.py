@@ -23,21 +23,11 @@ from lib.errors import ArgumentParser, reports_errors
 from lib.storage import atomic_write, read_json, write_json, write_text
 from lib.text.corpus import Corpus
 from lib.tokens.prepared import read_meta
+from tools import scaling
 from tools.lab.experiments import train_records
-from tools.recipe import (
-    LADDER,
-    LAW,
-    PROBE_TOKENS,
-    Text,
-    count_parameters,
-    expected_bits,
-    recipe,
-    vocab_size_for,
-    what_counts,
-)
 
 RESULTS = ROOT / "docs" / "results" / "recipe.json"
-RUNGS = {rung[2]: rung for rung in LADDER}
+RUNGS = {rung[2]: rung for rung in scaling.LADDER}
 TOKENS_A_MINUTE = {64: 3.2e6, 96: 2.1e6, 128: 1.536e6, 192: 0.75e6, 256: 0.5e6, 384: 0.2e6}  # for each n_embd
 FIGURES = ("bits", "probe", "n_parameters", "tokens", "n_probe", "different")
 TINY = "tiny"  # config/tiny.py, cut or stretched, to compare with
@@ -80,7 +70,7 @@ def prepare_text(name, texts) -> list[str]:
     """Make the tokens of a part, and enter it into `texts`. Returns the flags that train.py needs for them."""
     source = name.partition("_")[0]
     flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={ROOT}/data/{source}_val/corpus.jsonl"]
-    vocab_size = vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
+    vocab_size = scaling.vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
     flags += [f"--vocab_size={vocab_size}"]
     folder = Config(dataset=name, vocab_size=vocab_size).tokens_dir
     if not (folder / "meta.json").exists():
@@ -101,8 +91,9 @@ def train_grid(results):
     saving = threading.Lock()
 
     def make(minutes, name, width):
-        tokens = minutes * TOKENS_A_MINUTE[width] or PROBE_TOKENS
-        settings = recipe(RUNGS[width], tokens, Text(results["texts"][name]["tokens"], 0.0)) | {"eval_tokens": 50_000}
+        tokens = minutes * TOKENS_A_MINUTE[width] or scaling.PROBE_TOKENS
+        settings = scaling.settings_for(RUNGS[width], tokens, results["texts"][name]["tokens"])
+        settings["eval_tokens"] = 50_000
         settings["eval_interval"] = max(1, settings["max_steps"] // 10)
         words = [*flags[name], *(f"--{key}={value}" for key, value in settings.items())]
         records = train_records(words, f"law_{name}_{minutes}_{width}", {"OMP_NUM_THREADS": "1"})
@@ -127,8 +118,8 @@ def fit(runs):
     bits, probe, n, d, n_probe, different = (np.array([run[key] for run in runs]) for key in FIGURES)
     best = np.inf, None
     for room, repeats in itertools.product((1, 2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
-        amounts = [what_counts(n, d, different, room, repeats)]
-        amounts += [what_counts(n_probe, PROBE_TOKENS, different, room, repeats)]
+        amounts = [scaling.what_counts(n, d, different, room, repeats)]
+        amounts += [scaling.what_counts(n_probe, scaling.PROBE_TOKENS, different, room, repeats)]
         for a, b in itertools.product(np.arange(1, 11) / 10, repeat=2):
             of_run, of_probe = np.array(amounts) ** -np.array([[a], [b]])
             x = (bits * of_probe - probe * of_run) / bits
@@ -140,18 +131,18 @@ def fit(runs):
     return best[1]
 
 
-def predict(run, law=LAW):
-    text = Text(run["different"], 1.0)
-    scale = run["probe"] / expected_bits(run["n_probe"], PROBE_TOKENS, text, law)
-    return expected_bits(run["n_parameters"], run["tokens"], text._replace(scale=scale), law)
+def predict(run, law=scaling.LAW):
+    text = scaling.probed(run["probe"], run["n_probe"], run["different"], law)
+    return scaling.expected_bits(run["n_parameters"], run["tokens"], text, law)
 
 
-def table(runs) -> list[str]:
+def table(runs) -> tuple[list[str], float]:
     """For each text and time: which width the law chooses, what it predicts, what came out, and what others reached.
 
-    The law that judges a text has seen no run of any part of it.
+    The law that judges a text has seen no run of any part of it. Returns the rows, and the error of the predictions
+    (relative, root mean square).
     """
-    rows = []
+    rows, errors = [], []
     for source in dict.fromkeys(run["source"] for run in runs):
         law = fit([run for run in runs if run["source"] != source and run["model"] != TINY])
         mine = [run for run in runs if run["source"] == source]
@@ -162,7 +153,8 @@ def table(runs) -> list[str]:
             chosen, best = min(predicted, key=predicted.get), min(here, key=lambda width: here[width]["bits"])
             found = f"{predicted[chosen]:.3f} | {here[chosen]['bits']:.3f} | {best}: {here[best]['bits']:.3f}"
             rows.append(f"| {text} | {minutes} | {chosen} | {found} | {tiny} |")
-    return rows
+            errors.append(predicted[chosen] / here[chosen]["bits"] - 1)
+    return rows, float(np.sqrt(np.mean(np.square(errors))))
 
 
 # --- what is printed and drawn
@@ -173,7 +165,7 @@ def read_runs(results) -> list[dict]:
 
     def n_parameters(run):
         shape = {key: run["settings"][key] for key in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")}
-        return count_parameters(Config(**shape), results["texts"][run["text"]]["vocab_size"])
+        return scaling.count_parameters(Config(**shape), results["texts"][run["text"]]["vocab_size"])
 
     probes = {run["text"]: run for run in results["runs"] if not run["minutes"]}
     runs = []
@@ -227,7 +219,8 @@ def main(argv=None):
     print(
         "text | minutes | the chosen width | its bits as predicted | as they came out | the best width | config/tiny.py"
     )
-    print("\n".join(table(runs)))
+    rows, error = table(runs)
+    print("\n".join(rows) + f"\nerror of the predictions: {error:.3f}")
     with atomic_write(ROOT / "docs" / "recipes.png") as file:
         draw(runs).savefig(file)
 
