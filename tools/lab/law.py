@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import prepare
 import train_tokenizer
-from config import ROOT, Config
+from config import ROOT, Config, load_config
 from lib.errors import ArgumentParser, reports_errors
 from lib.storage import atomic_write, read_json, write_json, write_text
 from lib.text.corpus import Corpus
@@ -31,16 +31,16 @@ RUNGS = {rung[2]: rung for rung in scaling.LADDER}
 TOKENS_A_MINUTE = {64: 3.2e6, 96: 2.1e6, 128: 1.536e6, 192: 0.75e6, 256: 0.5e6, 384: 0.2e6}  # for each n_embd
 FIGURES = ("bits", "probe", "n_parameters", "tokens", "n_probe", "different")
 TINY = "tiny"  # config/tiny.py, cut or stretched, to compare with
-# {text: {minutes: the widths that are trained so long}}; no minutes: the probe
+# {text: {minutes: the models that are trained so long}}; no minutes: the probe
 GRID = {
     "sanguo_60k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "sanguo_200k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "sanguo_540k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192], 16: [192]},
-    "shakespeare_600k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "shakespeare_5000k": {0: [64], 1: [96, 128, 192], 4: [128, 192]},
-    "poetry_2000k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "poetry_8000k": {0: [64]},
-    "poetry_25300k": {0: [64], 1: [128, 192], 4: [128, 192], 16: [256]},
+    "sanguo_200k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [192, 256]},
+    "sanguo_540k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [192, 256], 60: [384]},
+    "shakespeare_600k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [192, 256]},
+    "shakespeare_5000k": {0: [64], 1: [96, 128, 192], 4: [128, 192, TINY], 16: [192, 256]},
+    "poetry_2000k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY]},
+    "poetry_8000k": {0: [64], 4: [128, 192]},
+    "poetry_25300k": {0: [64], 1: [128, 192], 4: [128, 192, TINY], 16: [256]},
 }
 
 
@@ -66,40 +66,51 @@ def write_parts(source, sizes):
         write_text(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents))
 
 
-def prepare_text(name, texts) -> list[str]:
-    """Make the tokens of a part, and enter it into `texts`. Returns the flags that train.py needs for them."""
-    source = name.partition("_")[0]
-    flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={ROOT}/data/{source}_val/corpus.jsonl"]
-    vocab_size = scaling.vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
-    flags += [f"--vocab_size={vocab_size}"]
+def prepare_text(name, model):
+    """Make the tokens of a part for a model. Returns (the flags that train.py needs for them, what meta.json says)."""
+    vocab_size = 4000 if model == TINY else scaling.vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
+    validation = ROOT / "data" / f"{name.partition('_')[0]}_val" / "corpus.jsonl"
+    flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={validation}", f"--vocab_size={vocab_size}"]
     folder = Config(dataset=name, vocab_size=vocab_size).tokens_dir
     if not (folder / "meta.json").exists():
         _ = train_tokenizer.main(flags) or prepare.main(flags)
-    known = read_meta(folder)["train"]
-    texts[name] = {key: known[key] for key in ("characters", "bytes", "tokens")} | {"vocab_size": vocab_size}
-    return flags
+    return flags, read_meta(folder)
+
+
+def settings_of(model, minutes, different) -> dict:
+    """The settings of a run, different: the tokens of its text."""
+    if model == TINY:
+        config, _ = load_config(["config/tiny.py"], ArgumentParser())
+        settings = config.changes() | {"max_steps": minutes * config.max_steps}
+        settings = {key: value for key, value in settings.items() if key not in ("dataset", "vocab_size", "run")}
+    else:
+        tokens = minutes * TOKENS_A_MINUTE[model] or scaling.PROBE_TOKENS
+        settings = scaling.settings_for(RUNGS[model], tokens, different)
+    return settings | {"eval_tokens": 50_000, "eval_interval": max(1, settings["max_steps"] // 10)}
 
 
 def train_grid(results):
     """Make the runs of GRID that are not in the results; each is saved when it is done."""
-    done = {(run["text"], run["minutes"], run["model"]) for run in results["runs"]}
-    jobs = [(m, name, width) for name, times in GRID.items() for m, widths in times.items() for width in widths]
-    jobs = sorted(job for job in jobs if (job[1], job[0], job[2]) not in done)
+    done = {(run["minutes"], run["text"], run["model"]) for run in results["runs"]}
+    jobs = [(m, name, model) for name, times in GRID.items() for m, models in times.items() for model in models]
+    jobs = sorted((job for job in jobs if job not in done), key=lambda job: job[0])
     for source in {name.partition("_")[0] for _, name, _ in jobs}:
         write_parts(source, [int(n.partition("_")[2][:-1]) for n in GRID if n.startswith(source)])
-    flags = {name: prepare_text(name, results["texts"]) for name in sorted({name for _, name, _ in jobs})}
+    flags = {}
+    for _, name, model in jobs:  # one after the other, before two go side by side
+        flags[name, model], meta = prepare_text(name, model)
+        if model != TINY:
+            known = {key: meta["train"][key] for key in ("characters", "bytes", "tokens")}
+            results["texts"][name] = known | {"vocab_size": meta["vocab_size"]}
     saving = threading.Lock()
 
-    def make(minutes, name, width):
-        tokens = minutes * TOKENS_A_MINUTE[width] or scaling.PROBE_TOKENS
-        settings = scaling.settings_for(RUNGS[width], tokens, results["texts"][name]["tokens"])
-        settings["eval_tokens"] = 50_000
-        settings["eval_interval"] = max(1, settings["max_steps"] // 10)
-        words = [*flags[name], *(f"--{key}={value}" for key, value in settings.items())]
-        records = train_records(words, f"law_{name}_{minutes}_{width}", {"OMP_NUM_THREADS": "1"})
+    def make(minutes, name, model):
+        settings = settings_of(model, minutes, results["texts"][name]["tokens"])
+        words = [*flags[name, model], *(f"--{key}={value}" for key, value in settings.items())]
+        records = train_records(words, f"law_{name}_{minutes}_{model}", {"OMP_NUM_THREADS": "1"})
         bits = [round(record["val_bpc"], 4) for record in records[1:] if "val_bpc" in record]
         with saving:
-            run = {"text": name, "minutes": minutes, "model": width, "settings": settings, "bits": bits}
+            run = {"text": name, "minutes": minutes, "model": model, "settings": settings, "bits": bits}
             results["runs"].append(run)
             write_json(RESULTS, results, indent=1)
 
@@ -120,14 +131,14 @@ def fit(runs):
     for room, repeats in itertools.product((1, 2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
         amounts = [scaling.what_counts(n, d, different, room, repeats)]
         amounts += [scaling.what_counts(n_probe, scaling.PROBE_TOKENS, different, room, repeats)]
-        for a, b in itertools.product(np.arange(1, 11) / 10, repeat=2):
-            of_run, of_probe = np.array(amounts) ** -np.array([[a], [b]])
+        for c in np.arange(1, 21) / 20:
+            of_run, of_probe = np.array(amounts) ** -c
             x = (bits * of_probe - probe * of_run) / bits
             solution = np.linalg.lstsq(x.T, probe / bits - 1, rcond=None)[0]
             found = probe / bits * (1 + solution @ of_run) / (1 + solution @ of_probe)
             error = np.square(found - 1).mean()
             if error < best[0] and solution.min() > 0:
-                best = error, (room, repeats, float(a), float(b), *solution.tolist())
+                best = error, (room, repeats, float(c), *solution.tolist())
     return best[1]
 
 
@@ -164,7 +175,7 @@ def read_runs(results) -> list[dict]:
     """The runs, each with what is known of its text and its model. `bits` are those of the weights in best.pt."""
 
     def n_parameters(run):
-        shape = {key: run["settings"][key] for key in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")}
+        shape = {key: run["settings"][key] for key in ("n_layer", "n_head", "n_embd", "block_size")}
         return scaling.count_parameters(Config(**shape), results["texts"][run["text"]]["vocab_size"])
 
     probes = {run["text"]: run for run in results["runs"] if not run["minutes"]}
@@ -215,7 +226,7 @@ def main(argv=None):
         train_grid(results)
     runs = read_runs(results)
     law = fit([run for run in runs if run["model"] != TINY])
-    print("the law: room {}, repeats {}, a {}, b {}, A {:.4f}, B {:.4f}".format(*law))
+    print("the law: room {}, repeats {}, c {}, A {:.4f}, B {:.4f}".format(*law))
     print(
         "text | minutes | the chosen width | its bits as predicted | as they came out | the best width | config/tiny.py"
     )
