@@ -164,9 +164,8 @@ def main(argv=None):
     set_up(device)
     text, speeds = measure(config, minutes, args.parameters, precision, device)
     if args.parameters and not args.minutes:  # What a model of this size makes good use of.
-        [(n_parameters, per_step, per_token)] = speeds.values()
-        tokens = min(20 * n_parameters, 16 * text.tokens)
-        minutes = float(f"{tokens * (per_step / scaling.batch_tokens_for(tokens) + per_token) / 54:.2g}")
+        [(n_parameters, *speed)] = speeds.values()
+        minutes = scaling.two_digits(scaling.minutes_for(min(20 * n_parameters, 16 * text.tokens), *speed))
 
     # The choice
     run = scaling.choose(text, speeds, minutes)

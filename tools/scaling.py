@@ -65,6 +65,11 @@ def batch_tokens_for(tokens) -> float:
     return 1536 * (tokens / 1.536e6) ** (1 / 3)
 
 
+def minutes_for(tokens, per_step, per_token) -> float:
+    """Of a run, from the seconds of a step and of each token in it. A tenth goes into evaluations and samples."""
+    return tokens * (per_step / batch_tokens_for(tokens) + per_token) / 54
+
+
 def settings_for(rung, tokens, different) -> dict:
     """The settings of a run of so many tokens, on a text of so many different ones.
 
@@ -91,7 +96,7 @@ def two_digits(x) -> float:
 
 
 def choose(text, speeds, minutes) -> Choice:
-    """The best choice for so many minutes, of which nine tenths go into its steps.
+    """The best choice for so many minutes.
 
     speeds: {rung: (parameters, seconds of a step, seconds of each token in it)}.
     """
@@ -99,7 +104,7 @@ def choose(text, speeds, minutes) -> Choice:
     for rung, (n_parameters, per_step, per_token) in speeds.items():
         tokens = 1e6
         for _ in range(30):  # The batch depends on the tokens, and their number on the batch.
-            tokens = 54 * minutes / (per_step / batch_tokens_for(tokens) + per_token)
+            tokens *= minutes / minutes_for(tokens, per_step, per_token)
         tokens = min(tokens, MOST_EPOCHS * text.tokens)
         choices.append(Choice(rung, n_parameters, tokens, expected_bits(n_parameters, tokens, text)))
     return min(choices, key=lambda choice: choice.bits)

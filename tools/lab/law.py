@@ -66,15 +66,19 @@ def write_parts(source, sizes):
         write_text(path, "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents))
 
 
-def prepare_text(name, model):
-    """Make the tokens of a part for a model. Returns (the flags that train.py needs for them, what meta.json says)."""
-    vocab_size = 4000 if model == TINY else scaling.vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)
+def prepare_text(name, is_tiny):
+    """Make the tokens of a part. Returns (the flags that train.py needs for them, what meta.json says).
+
+    is_tiny: with the vocabulary of config/tiny.py, not with the one that suits the part.
+    """
     validation = ROOT / "data" / f"{name.partition('_')[0]}_val" / "corpus.jsonl"
-    flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={validation}", f"--vocab_size={vocab_size}"]
-    folder = Config(dataset=name, vocab_size=vocab_size).tokens_dir
-    if not (folder / "meta.json").exists():
+    flags = ["config/tiny.py", f"--dataset={name}", f"--val_corpus={validation}"]
+    if not is_tiny:
+        flags += [f"--vocab_size={scaling.vocab_size_for(Corpus(Config(dataset=name)).bytes / 0.9)}"]
+    config, _ = load_config(flags, ArgumentParser())
+    if not (config.tokens_dir / "meta.json").exists():
         _ = train_tokenizer.main(flags) or prepare.main(flags)
-    return flags, read_meta(folder)
+    return flags, read_meta(config.tokens_dir)
 
 
 def settings_of(model, minutes, different) -> dict:
@@ -97,16 +101,16 @@ def train_grid(results):
     for source in {name.partition("_")[0] for _, name, _ in jobs}:
         write_parts(source, [int(n.partition("_")[2][:-1]) for n in GRID if n.startswith(source)])
     flags = {}
-    for _, name, model in jobs:  # one after the other, before two go side by side
-        flags[name, model], meta = prepare_text(name, model)
-        if model != TINY:
+    for name, is_tiny in dict.fromkeys((name, model == TINY) for _, name, model in jobs):
+        flags[name, is_tiny], meta = prepare_text(name, is_tiny)
+        if not is_tiny:
             known = {key: meta["train"][key] for key in ("characters", "bytes", "tokens")}
             results["texts"][name] = known | {"vocab_size": meta["vocab_size"]}
     saving = threading.Lock()
 
     def make(minutes, name, model):
         settings = settings_of(model, minutes, results["texts"][name]["tokens"])
-        words = [*flags[name, model], *(f"--{key}={value}" for key, value in settings.items())]
+        words = [*flags[name, model == TINY], *(f"--{key}={value}" for key, value in settings.items())]
         records = train_records(words, f"law_{name}_{minutes}_{model}", {"OMP_NUM_THREADS": "1"})
         bits = [round(record["val_bpc"], 4) for record in records[1:] if "val_bpc" in record]
         with saving:
