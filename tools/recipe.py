@@ -45,7 +45,7 @@ WHY = {
     "max_steps": "what the time is enough for",
     "learning_rate": "falls with the square root of n_embd",
     "embedding_lr": "falls with n_embd",
-    "min_lr": "stays high, because the weights are averaged",
+    "min_lr": "a fifteenth if the text is read once or twice; else high, because the weights are averaged",
     "weight_decay": "grows with the epochs, and takes the place of dropout",
 }
 

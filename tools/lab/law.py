@@ -33,14 +33,14 @@ FIGURES = ("bits", "probe", "n_parameters", "tokens", "n_probe", "different")
 TINY = "tiny"  # config/tiny.py, cut or stretched, to compare with
 # {text: {minutes: the models that are trained so long}}; no minutes: the probe
 GRID = {
-    "sanguo_60k": {0: [64], 1: [64, 96, 128, 192], 4: [128, 192]},
-    "sanguo_200k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [192, 256]},
+    "sanguo_60k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192]},
+    "sanguo_200k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [256]},
     "sanguo_540k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [192, 256], 60: [384]},
-    "shakespeare_600k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [192, 256]},
-    "shakespeare_5000k": {0: [64], 1: [96, 128, 192], 4: [128, 192, TINY], 16: [192, 256]},
+    "shakespeare_600k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY], 16: [256]},
+    "shakespeare_5000k": {0: [64], 1: [96, 128, 192, TINY], 4: [128, 192, TINY]},
     "poetry_2000k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192, TINY]},
     "poetry_8000k": {0: [64], 4: [128, 192]},
-    "poetry_25300k": {0: [64], 1: [128, 192], 4: [128, 192, TINY], 16: [256]},
+    "poetry_25300k": {0: [64], 1: [128, 192, TINY], 4: [128, 192, TINY], 16: [128, 192, 256], 60: [256]},
 }
 
 
