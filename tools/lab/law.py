@@ -31,6 +31,7 @@ RUNGS = {rung[2]: rung for rung in scaling.LADDER}
 TOKENS_A_MINUTE = {64: 3.2e6, 96: 2.1e6, 128: 1.536e6, 192: 0.75e6, 256: 0.5e6, 384: 0.2e6}  # for each n_embd
 FIGURES = ("bits", "probe", "n_parameters", "tokens", "n_probe", "different")
 TINY = "tiny"  # config/tiny.py, cut or stretched, to compare with
+FEWEST_STEPS = 700  # Shorter runs have hardly left their warmup: the law would take the widest models for bad ones.
 # {text: {minutes: the models that are trained so long}}; no minutes: the probe
 GRID = {
     "sanguo_60k": {0: [64], 1: [64, 96, 128, 192, TINY], 4: [128, 192]},
@@ -130,6 +131,7 @@ def fit(runs):
 
     The scale of a text is that of its probe, so that bits · law(probe) = probe · law(run): linear in A and B.
     """
+    runs = [run for run in runs if run["model"] != TINY and run["settings"]["max_steps"] >= FEWEST_STEPS]
     bits, probe, n, d, n_probe, different = (np.array([run[key] for run in runs]) for key in FIGURES)
     best = np.inf, None
     for room, repeats in itertools.product((1, 2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
@@ -159,7 +161,7 @@ def table(runs) -> tuple[list[str], float]:
     """
     rows, errors = [], []
     for source in dict.fromkeys(run["source"] for run in runs):
-        law = fit([run for run in runs if run["source"] != source and run["model"] != TINY])
+        law = fit([run for run in runs if run["source"] != source])
         mine = [run for run in runs if run["source"] == source]
         for text, minutes in dict.fromkeys((run["text"], run["minutes"]) for run in mine):
             here = {run["model"]: run for run in mine if (run["text"], run["minutes"]) == (text, minutes)}
@@ -229,7 +231,7 @@ def main(argv=None):
     if args.train:
         train_grid(results)
     runs = read_runs(results)
-    law = fit([run for run in runs if run["model"] != TINY])
+    law = fit(runs)
     print("the law: room {}, repeats {}, c {}, A {:.4f}, B {:.4f}".format(*law))
     print(
         "text | minutes | the chosen width | its bits as predicted | as they came out | the best width | config/tiny.py"
