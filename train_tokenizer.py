@@ -152,7 +152,7 @@ def report(tokenizer, vocab_size, sample, counts, held_out):
     single = sum(len(text) == 1 for text in chinese)
     print(f"Chinese tokens  {len(chinese):,}: {single:,} single characters, {len(chinese) - single:,} longer")
     print(f"longest         {' '.join(sorted(chinese, key=len, reverse=True)[:16])}")
-    print(f"partial         {partial:,} tokens are a part of a rare character (128 of them are single bytes)")
+    print(f"partial         {partial:,} tokens are a part of a character (128 of them are single bytes)")
 
     example = "你好 world!"
     ids = tokenizer.encode(example, add_special_tokens=False).ids
