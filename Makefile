@@ -28,7 +28,8 @@ browser: $(VENV)/requirements-dev.done
 	$(BIN)/python -m tests.browser tiny
 	$(BIN)/python -m pytest -m browser
 
-# The notebook from beginning to end, with fewer steps.
+# The notebook from beginning to end, with fewer steps. The Chinese one has the same code, which a test holds: one run
+# tries both.
 notebook: $(VENV)/requirements-dev.done
 	$(BIN)/python -m pip install --quiet nbclient==0.11.0 ipykernel==7.4.0
 	STEPS=60 $(BIN)/jupyter-execute docs/walkthrough.ipynb

@@ -1,6 +1,7 @@
 """What the READMEs and docs/ tell a reader to type and to open exists."""
 
 import importlib
+import json
 import re
 import shlex
 
@@ -11,12 +12,21 @@ from lib import qwen3
 from lib.errors import ArgumentParser
 from tests.conftest import SCRIPTS
 
-PAGES = sorted([*SCRIPTS.glob("*.md"), *(SCRIPTS / "docs").glob("*.md")])
+PAGES = sorted([*SCRIPTS.glob("*.md"), *(SCRIPTS / "docs").glob("*.md"), *(SCRIPTS / "docs").glob("*.ipynb")])
 WITH_CONFIG = ("train_tokenizer", "prepare", "train")
 
 
-def commands(page, inline=False):
+def read(page):
+    """The text of a page, of a notebook its explanations, in which run("train.py …") is a command."""
     text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return text
+    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return re.sub(r'run\("(.+?)"\)', r"python \1", "\n\n".join(cells))
+
+
+def commands(page, inline=False):
+    text = read(page)
     blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.M | re.S)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)) if inline else []
@@ -37,8 +47,19 @@ def test_both_languages_give_the_same_commands():
     pairs = [(page.with_name(page.name.replace(".zh-CN", "")), page) for page in PAGES if ".zh-CN" in page.name]
     assert len(pairs) >= 7
     for english, chinese in pairs:
-        assert commands(english) == commands(chinese), chinese.name
+        inline = english.suffix == ".ipynb"  # Its exercises are lists with commands in them.
+        assert commands(english, inline) == commands(chinese, inline), chinese.name
+        assert len(commands(english, inline)) > 8 or not inline
     assert len(commands(SCRIPTS / "README.md")) > 20
+
+
+def test_the_notebooks_differ_in_their_explanations_only():
+    names = ("walkthrough.ipynb", "walkthrough.zh-CN.ipynb")
+    books = [json.loads((SCRIPTS / "docs" / name).read_text(encoding="utf-8"))["cells"] for name in names]
+    for english, chinese in zip(*books, strict=True):
+        if english["cell_type"] == "markdown":
+            english, chinese = english | {"source": ""}, chinese | {"source": ""}
+        assert english == chinese, english["id"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -80,7 +101,7 @@ def test_the_tests_that_are_named_exist():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_links_lead_somewhere(page):
-    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", read(page)):
         if target.startswith("http"):
             continue
         path = page.parent / target if target else page
@@ -92,7 +113,7 @@ def test_the_links_lead_somewhere(page):
 
 def test_the_files_that_are_named_exist():
     for page in PAGES:
-        for name in re.findall(r"`((?:lib|tools|data|tests)/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        for name in re.findall(r"`((?:lib|tools|data|tests)/[\w/]+\.py)`", read(page)):
             assert (SCRIPTS / name).exists(), f"{page.name}: {name}"
 
 
