@@ -16,7 +16,7 @@ from config import Config
 from lib.run.runs import Run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SCREENS = {"desktop": {"width": 1100, "height": 800}, "phone": {"width": 390, "height": 844}}
+SCREENS = {"desktop": {"width": 1100, "height": 800}, "phone": {"width": 360, "height": 740}}
 
 
 @contextlib.contextmanager
@@ -36,15 +36,40 @@ def is_dark(page):
     return page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c < 100)")
 
 
-def check(page, requests, page_file, screen, scheme, screenshots):
+def check_switch(page, language):
+    """The page is in a language at first. The button shows the other one, by a click and by the keyboard."""
+    button = page.locator("#language")
+    assert button.bounding_box()["height"] >= 38 and button.bounding_box()["width"] >= 38
+    other = {"en": "zh", "zh": "en"}[language]
+    for shown, hidden, press in (
+        (language, other, button.click),
+        (other, language, lambda: page.keyboard.press("Enter")),
+        (language, other, lambda: None),
+    ):
+        assert page.evaluate("document.documentElement.lang") == shown
+        assert page.locator(f"[lang={shown}]:visible").count() > 8
+        assert page.locator(f"main [lang={hidden}]:visible").count() == 0
+        assert page.title() == page.locator("title").first.get_attribute(f"data-{shown}")
+        assert button.inner_text() == {"en": "中文", "zh": "English"}[shown]
+        assert button.inner_text() in button.get_attribute("aria-label")
+        press()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")  # The keyboard reaches it, and that is seen.
+    assert page.evaluate("document.activeElement.id") == "language"
+    assert button.evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
+    page.evaluate("document.activeElement.blur()")
+
+
+def check(page, requests, page_file, screen, scheme, language, screenshots):
     """Raise AssertionError unless the page renders without errors and its tokens tell what they know."""
     width, touch = page.viewport_size["width"], screen == "phone"
     page.goto(page_file.as_uri())
     assert requests == [page_file.as_uri()], requests  # and nothing else: no network, no other file
+    check_switch(page, language)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the screen"
     assert page.locator("table").count() > 0
     if page_file.name == "report.html":
-        check_charts(page, smallest_text=12 if touch else 14)
+        check_charts(page, smallest_text=11.5 if touch else 14)
 
     tip = page.locator("#tip")
     assert tip.is_hidden()
@@ -54,13 +79,15 @@ def check(page, requests, page_file, screen, scheme, screenshots):
         token.tap() if touch else token.hover()
         known = page.evaluate("i => tokens[i]", i)
         said = tip.inner_text()
-        assert all(line in said for line in known["lines"]), (known, said)
+        for english, chinese in known["lines"]:
+            shown, hidden = (english, chinese) if language == "en" else (chinese, english)
+            assert shown in said and hidden not in said, (known, said)
         for guess, share in known.get("guesses", []):
             assert guess.strip() in said and share in said, (known, said)
         box = tip.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width, box
     page.locator(".token").nth(3).focus()  # by the keyboard
-    assert page.evaluate("tokens[3].lines[0]") in tip.inner_text()
+    assert page.evaluate("tokens[3].lines[0]")[language == "zh"] in tip.inner_text()
     page.locator("h1").tap() if touch else page.locator("h1").hover()
     assert tip.is_hidden()
 
@@ -68,7 +95,7 @@ def check(page, requests, page_file, screen, scheme, screenshots):
     if screenshots:
         page.locator(".token").nth(20).scroll_into_view_if_needed()
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=screenshots / f"{page_file.stem}-{screen}-{scheme}.png", full_page=True)
+        page.screenshot(path=screenshots / f"{page_file.stem}-{language}-{screen}-{scheme}.png", full_page=True)
 
 
 def check_charts(page, smallest_text):
@@ -109,12 +136,11 @@ def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for page_file in (run.folder / "report.html", config.tokens_dir / "tokenizer.html"):
-            for screen in SCREENS:
-                for scheme in ("light", "dark"):
-                    how = {"viewport": SCREENS[screen], "color_scheme": scheme, "has_touch": screen == "phone"}
-                    with opened(browser, **how) as (page, requests):
-                        check(page, requests, page_file, screen, scheme, args.screenshots)
-                    print(f"{page_file.name}, {screen}, {scheme}: as it should be")
+            for screen, scheme, language in itertools.product(SCREENS, ("light", "dark"), ("en", "zh")):
+                how = {"viewport": SCREENS[screen], "color_scheme": scheme, "has_touch": screen == "phone"}
+                with opened(browser, locale={"en": "en-US", "zh": "zh-CN"}[language], **how) as (page, requests):
+                    check(page, requests, page_file, screen, scheme, language, args.screenshots)
+                print(f"{page_file.name}, {screen}, {scheme}, {language}: as it should be")
         browser.close()
 
 

@@ -17,7 +17,7 @@ import torch
 import config
 from lib.generation import Sampling, next_token, stream
 from sample import load
-from tests.browser import CHROMIUM, is_dark, opened
+from tests.browser import CHROMIUM, check_switch, is_dark, opened
 from tools import export
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -257,6 +257,29 @@ def test_a_phone_in_each_language(browser, page_file, locale, write_is, scheme):
         assert page.locator("#panel").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert is_dark(page) == (scheme == "dark")
+
+
+@pytest.mark.parametrize(("locale", "language"), [("en-US", "en"), ("zh-CN", "zh")])
+def test_the_switch_says_everything_in_the_other_language(browser, page_file, locale, language):
+    said = {"en": ("Go on", "30 tokens", "bits of surprise"), "zh": ("接着写", "30 个 token", "意外程度")}
+    with opened_model(browser, page_file, locale=locale) as (page, _):
+        before = write(page, prompt="曹操", seed=3, length=30)
+        page.locator("#written .token").nth(7).click()
+        check_switch(page, language)
+        for shown in (language, {"en": "zh", "zh": "en"}[language]):
+            places = zip(("#more", "#figures", "#known"), said[shown], strict=True)
+            assert all(words in page.locator(place).inner_text() for place, words in places)
+            page.click("#language")
+        assert page.locator("#text").text_content() == before  # and what was written stays
+
+
+@pytest.mark.parametrize(("locale", "problem"), [("en-US", "weights are damaged"), ("zh-CN", "权重已损坏")])
+def test_damaged_weights_are_reported(browser, page_file, locale, problem):
+    with opened_model(browser, page_file, locale=locale) as (page, worker):
+        worker.evaluate("for (const values of Object.values(weights)) values.fill(NaN)")
+        page.click("#write")
+        page.locator("#figures", has_text=problem).wait_for()
+        assert page.locator("#write").is_visible() and page.locator("#stop").is_hidden()
 
 
 def test_a_bad_number_is_shown_and_loses_nothing(browser, page_file):

@@ -15,26 +15,46 @@ import train_tokenizer
 from config import Config
 from lib.text.corpus import Corpus
 from tests.conftest import TINY, make_text
+from tools import export
 from tools.report import __main__ as report
-from tools.report import published
+from tools.report import published, words
 from tools.report.charts import chart
 from tools.report.tokenizer import smaller
 
+SKIPPED = ("title", "code", "script", "style", "noscript")  # parts of a page that have no language
+
 
 class Page(html.parser.HTMLParser):
-    """What is needed of a page: its text, its tags, and the addresses it names."""
+    """What is needed of a page: its text, its tags, the addresses it names, and what it says in which language."""
 
     def __init__(self, path):
         super().__init__()
         self.text, self.tags, self.addresses = "", [], []
+        self.said = []  # [language, text], in their order
+        self.elsewhere = ""  # the text in neither language, but for SKIPPED and the pieces of a user's text
+        self.spans, self.skipped = [], 0
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.addresses += [value for name, value in attributes if name in ("src", "href", "action")]
+        self.skipped += tag in SKIPPED
+        if tag == "span":
+            attributes = dict(attributes)
+            self.spans.append(attributes.get("lang") or (attributes.get("class") == "pieces" and "pieces"))
+            self.said += [[attributes["lang"], ""]] if "lang" in attributes else []
+
+    def handle_endtag(self, tag):
+        self.skipped -= tag in SKIPPED
+        if tag == "span":
+            self.spans.pop()
 
     def handle_data(self, data):
         self.text += data
+        if not any(self.spans) and not self.skipped:
+            self.elsewhere += data
+        elif not self.skipped and "pieces" not in self.spans:
+            self.said[-1][1] += data
 
 
 def test_the_report_of_a_run(run, capsys):
@@ -42,17 +62,43 @@ def test_the_report_of_a_run(run, capsys):
     out = capsys.readouterr().out
     page = Page(run / "report.html")
     last = json.loads((run / "loss_log.json").read_text(encoding="utf-8"))["records"][-1]
-    for words in (
+    for expected in (
         f"{last['val_loss']:.4f} nats",
         f"{last['val_bpc']:.4f} bits per character",
         "bigram",
         "longest copy",
     ):
-        assert words in out
+        assert expected in out
     assert f"{last['val_loss']:.3f}" in page.text and "Does it write, or copy?" in page.text
+    assert "首选命中率" in page.text and "它在写，还是在抄？" in page.text
     assert page.addresses == []  # opens from the disk, without a network
     assert page.tags.count("svg") == 2 and page.tags.count("path") > 3
     assert "NaN" not in page.text and "nan" not in page.text.split("const tokens")[0]
+
+
+def test_a_page_says_everything_in_both_languages(run, home):
+    assert report.main(["run"]) == report.main(["--tokenizer", *TINY]) == export.main(["run", "--format=html"]) == 0
+    sentence, chinese = re.compile("[A-Za-z]+,?( [a-z]+,?){2,}"), re.compile("[\u4e00-\u9fff]")
+    for path, least in (
+        (run / "report.html", 50),
+        (home / "data" / "book" / "bpe400" / "tokenizer.html", 30),
+        (run / "model.html", 17),
+    ):
+        page = Page(path)
+        languages, texts = zip(*page.said, strict=True)
+        assert languages == ("en", "zh") * (len(texts) // 2) and len(texts) >= 2 * least
+        for english, translated in zip(texts[::2], texts[1::2], strict=True):
+            assert english.strip() and translated.strip()
+            assert not chinese.search(english), english
+            assert not sentence.search(translated), translated
+            assert chinese.search(translated) or translated in ("token", "nats/token", "vocab_size", "Python")
+        assert not sentence.search(page.elsewhere), sentence.search(page.elsewhere)[0]
+
+
+@pytest.mark.parametrize("said", [said for said in vars(words).values() if isinstance(said, words.Said)])
+def test_both_languages_give_the_same_figures(said):
+    english, translated = (sorted(re.findall("{.*?}|`.*?`", text)) for text in said)
+    assert english == translated
 
 
 def test_a_page_is_written_where_out_says(run, tmp_path, fails):
@@ -70,7 +116,7 @@ def test_a_page_is_written_where_out_says(run, tmp_path, fails):
 @pytest.mark.parametrize("steps", [[0], [0, 10], list(range(0, 1001, 10))])
 def test_a_chart_takes_font_and_colours_from_the_page(steps):
     losses = np.linspace(8, 5, len(steps))
-    figures = [([], []), (steps, losses)], {"xz": 6.20, "bigram": 6.19}, "step"
+    figures = [([], []), (steps, losses)], {"xz": 6.20, "bigram": 6.19}
     svg = chart(*figures)
     assert svg == chart(*figures)
     root = ElementTree.fromstring(svg.replace("<svg", "<svg xmlns:xlink='http://www.w3.org/1999/xlink'"))
@@ -78,7 +124,9 @@ def test_a_chart_takes_font_and_colours_from_the_page(steps):
     assert "font-family" not in svg and "font-size" not in svg and "#0" not in re.sub('href="#m', "", svg)
     assert all(f"var(--{name})" in svg for name in ("orange", "line", "soft", "level"))
     labels = {text.text: float(text.get("y")) for text in root.iter("text")}
-    assert labels["bigram 6.19"] - labels["xz 6.20"] == pytest.approx(26, abs=0.1) and "step" in labels
+    assert labels["bigram 6.19"] - labels["xz 6.20"] == pytest.approx(28, abs=0.1)
+    names = {name for label in labels for name in re.findall("[^\\W\\d]+", label)}
+    assert names == {"xz", "bigram"}  # All other words are in the page, in two languages.
 
 
 def test_the_published_run_stands_beside_ones_own(run, tmp_path, monkeypatch, capsys):
@@ -147,7 +195,7 @@ def test_text_is_never_taken_for_html(home, capsys):
     assert report.main([]) == 0
     assert report.main(["--tokenizer", *TINY]) == 0
     for page in (Page(home / "out/run/report.html"), Page(home / "data/book/bpe400/tokenizer.html")):
-        assert page.tags.count("script") == 2 and "{{ 7" in page.text
+        assert page.tags.count("script") == 3 and "{{ 7" in page.text
     assert evil in Page(home / "out/run/report.html").text
 
 

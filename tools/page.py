@@ -43,7 +43,7 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         "eos": text_model.eos,
         "transitions": TRANSITIONS,
     }
-    script = load_template("model.js").render()
+    scripts = [load_template(name).render() for name in ("language.js", "model.js")]
     page = load_template("model.html").render(
         name=run_name(run_dir),
         n_parameters=sum(model.parameter_counts()),
@@ -56,9 +56,7 @@ def write_page(path, text_model, tensors, checkpoint, run_dir):
         sampling=Sampling(),
         description=description,
         weights=weights,
-        worker=load_template("model_worker.js").render(),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
     )
     write_text(path, page)
 

@@ -23,6 +23,7 @@ from lib.run.runs import Run, add_run_argument, smooth
 from lib.storage import write_text
 from lib.tokens.tokenizer import text_or_bytes
 from sample import load_model
+from tools.report import words
 from tools.report.charts import chart
 from tools.report.measures import CONTINUATIONS, measure_run
 from tools.report.tokenizer import measure_tokenizer
@@ -42,14 +43,14 @@ def report_run(name, last, device, out) -> Path:
         shown[token]
         | {
             "bits": nats / math.log(2),
-            "lines": [f"{nats / math.log(2):.1f} bits: its guess number {rank:,}, {math.exp(-nats):.2%}"],
+            "lines": [words.GUESS.format(bits=nats / math.log(2), rank=rank, share=math.exp(-nats))],
             "guesses": [(shown[guess]["text"], f"{probability:.1%}") for guess, probability in likely],
         }
         for token, nats, rank, likely in m.passage
     ]
     samples = [record for record in m.run.records if "samples" in record]
     steps, losses = m.run.train
-    bigram = {"bigram": m.baselines["bigram"]}
+    levels = {name.replace(", training text known", "+"): nats for name, nats in m.baselines.items()}
     out = out or m.run.folder / "report.html"
     text = page.render(
         m=m,
@@ -58,8 +59,9 @@ def report_run(name, last, device, out) -> Path:
         epochs=format_number(m.epochs),
         tokens_per_parameter=format_number(m.tokens_per_parameter),
         seconds=format_time(max(m.run.series("seconds")[1], default=0)),
-        loss_chart=chart([(steps, smooth(losses, len(losses) // 50)), m.run.val], m.baselines, "step"),
-        context_chart=chart([np.transpose(m.positions)], bigram, "tokens seen before", log=True),
+        loss_chart=chart([(steps, smooth(losses, len(losses) // 50)), m.run.val], levels),
+        context_chart=chart([np.transpose(m.positions)], {"bigram": levels["bigram"]}, log=True),
+        levels=levels,
         tokens=tokens,
         n_samples=len(samples),
         samples=[samples[round(i)] for i in np.linspace(0, len(samples) - 1, min(len(samples), 5))],
@@ -89,21 +91,25 @@ def print_run(m, verdict):
         shares = ", ".join(f"{novel:.1%} of {n}" for n, novel in copies.novel.items())
         print(f"{whose:12} new sequences of n characters: {shares}")
         print(f"{'':12} longest copy: {one_line(copies.longest)} ({len(copies.longest)} characters)")
-    print(f"\n{verdict.name.upper()}: {verdict.headline}")
-    print(*(f"  - {line}" for line in verdict.evidence), "next:", *(f"  - {line}" for line in verdict.advice), sep="\n")
+    print(f"\n{verdict.name.english.upper()}: {verdict.headline.english}")
+    evidence, advice = ([f"  - {line.english}" for line in lines] for lines in (verdict.evidence, verdict.advice))
+    print(*evidence, "next:", *advice, sep="\n")
 
 
 def report_tokenizer(config, out) -> Path:
     """Write the page of a tokenizer, and print the gist of it. Returns the path of the page, which `out` may name."""
     page = load_template("tokenizer.html")
     m = measure_tokenizer(config)
-    tokens = [show(piece) | {"lines": [f"token {i:,}", f"bytes {piece.hex(' ')}"]} for i, piece in m.passage]
+    tokens = [
+        show(piece) | {"lines": [words.NUMBER.format(i=i), words.BYTES.format(hex=piece.hex(" "))]}
+        for i, piece in m.passage
+    ]
     out = out or config.tokens_dir / "tokenizer.html"
     write_text(out, page.render(m=m, tokens=tokens, config=config, show=lambda pieces: map(show, pieces)))
     print(f"{m.name}: {m.vocab_size:,} tokens, {m.characters_per_token:.3f} characters a token")
     for kind, ratio, pieces in m.kinds:
         shown = " | ".join(show(piece)["text"].strip("\n") for piece in pieces[:14])
-        print(f"  {kind:24} {ratio:.2f}  {one_line(shown)}")
+        print(f"  {kind.english:24} {ratio:.2f}  {one_line(shown)}")
     if m.sizes:
         print("vocab_size  characters a token  characters a window  parameters  tokens seen fewer than 20 times")
     for size, ratio, window, parameters, rare in m.sizes:

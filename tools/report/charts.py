@@ -6,8 +6,8 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 60, 684, 366, 60  # of the axes. The larger text of a phone needs such margins.
+WIDTH, HEIGHT = 720, 354
+LEFT, RIGHT, TOP, BOTTOM = 60, 684, 340, 34  # of the axes. The larger text of a phone needs such margins.
 # What is drawn in one of these colours gets the colour of that name in base.html, which differs by day and by night.
 COLORS = {name: f"#{i:06x}" for i, name in enumerate(("blue", "orange", "soft", "line", "level"), 1)}
 STYLE = {
@@ -30,10 +30,11 @@ STYLE = {
 }
 
 
-def chart(curves, levels, x_label, log=False) -> str:
+def chart(curves, levels, log=False) -> str:
     """An <svg> of curves, [(x, y)], the first one blue, the second orange. It holds no text of the user's.
 
-    levels: {name: y}, lines across. log: whether the scale of x is logarithmic.
+    levels: {name: y}, lines across. log: whether the scale of x is logarithmic. What the axes are, the page says around
+    it, in both languages.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))  # matplotlib's SVG has 72 units an inch.
@@ -54,8 +55,7 @@ def chart(curves, levels, x_label, log=False) -> str:
         for name, y in sorted(levels.items(), key=lambda level: level[1]):  # The labels keep apart from one another.
             label_at = max(y + 5 * unit, label_at)
             axes.text(1, label_at, f"{name} {y:.2f}", ha="right", transform=axes.get_yaxis_transform())
-            label_at += 26 * unit
-        figure.text(RIGHT / WIDTH, 4 / HEIGHT, x_label, ha="right")
+            label_at += 28 * unit
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = file.getvalue()

@@ -17,16 +17,17 @@ from lib.tokens.tokenizer import (
     readable,
     token_bytes,
 )
+from tools.report.words import Said
 from train_tokenizer import learn, new_tokenizer, sample_corpus
 
 EXAMPLES = {  # of kinds of text, to see what a tokenizer was made for
-    "modern Chinese": "今天下午我们在公园里散步，天气很好，孩子们一边跑一边笑。",
-    "traditional Chinese": "今天下午我們在公園裡散步，天氣很好，孩子們一邊跑一邊笑。",
-    "classical Chinese": "春雨初晴，童子携酒登楼，望江上归帆，不觉日暮。",
-    "English": "We walked through the park this afternoon; the children ran ahead, laughing.",
-    "numbers": "2026年11月24日，气温 -3.5 °C，合计 1,234,567 元。",
-    "Python": "def add(a, b):\n    return a + b  # no surprises\n",
-    "rare characters, emoji": "饕餮 龘 𠮷 🙂🚀",
+    Said("modern Chinese", "现代汉语"): "今天下午我们在公园里散步，天气很好，孩子们一边跑一边笑。",
+    Said("traditional Chinese", "繁体中文"): "今天下午我們在公園裡散步，天氣很好，孩子們一邊跑一邊笑。",
+    Said("classical Chinese", "文言"): "春雨初晴，童子携酒登楼，望江上归帆，不觉日暮。",
+    Said("English", "英文"): "We walked through the park this afternoon; the children ran ahead, laughing.",
+    Said("numbers", "数字"): "2026年11月24日，气温 -3.5 °C，合计 1,234,567 元。",
+    Said("Python", "Python"): "def add(a, b):\n    return a + b  # no surprises\n",
+    Said("rare characters, emoji", "生僻字、表情符号"): "饕餮 龘 𠮷 🙂🚀",
 }
 
 

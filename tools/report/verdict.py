@@ -1,4 +1,4 @@
-"""The verdict on a run: what its figures say together, and what to try next."""
+"""The verdict on a run: what its figures say together, and what to try next. words.py has its sentences."""
 
 import math
 import shlex
@@ -8,13 +8,15 @@ import numpy as np
 
 from lib.machine.terminal import format_number
 from lib.run.runs import useless_evaluations
+from tools.report import words
+from tools.report.words import Said
 
 
 class Verdict(NamedTuple):
-    name: str  # memorising, overfitting, undertrained or healthy
-    headline: str
-    evidence: list
-    advice: list
+    name: Said  # memorising, overfitting, undertrained or healthy
+    headline: Said
+    evidence: list[Said]
+    advice: list[Said]
 
 
 def judge(m) -> Verdict:
@@ -25,67 +27,47 @@ def judge(m) -> Verdict:
 def memorising(m):
     copied, usual = 1 - m.model_copies.novel[16], 1 - m.text_copies.novel[16]
     if copied > 0.02 + 2 * usual:
-        recited = (
-            f"{copied:.0%} of its sequences of 16 characters appear word for word in the training text, more than twice"
-            f" the share in real text ({usual:.1%}). Its longest copy is {len(m.model_copies.longest)} characters."
-        )
-        advice = [
-            "Train on more text: a model of this size learns a short text by heart.",
-            f"Or let {recipe_command(m)} choose a size, a number of steps and a weight decay that suit this text.",
-        ]
-        return Verdict("memorising", "It recites its training text", [recited, gap(m)], advice)
+        recited = words.RECITED.format(copied=copied, usual=usual, longest=len(m.model_copies.longest))
+        advice = [words.MORE_TEXT, words.OR_RECIPE.format(recipe=recipe_command(m))]
+        return Verdict(words.MEMORISING, words.RECITES, [recited, gap(m)], advice)
 
 
 def overfitting(m):
     steps, losses = m.run.val
     step, lowest, last = int(steps[np.argmin(losses)]), losses.min(), losses[-1]
     if last > 1.01 * lowest:
-        turn = (
-            f"The validation loss was lowest, {lowest:.2f} nats, at step {step:,} of {int(steps[-1]):,}. It has since"
-            f" risen to {last:.2f}, while the training loss went on falling."
-        )
-        advice = [
-            f"Nothing is lost: best.pt holds the weights of step {step:,}, and sample.py and tools.export use them.",
-            f"Best of all is more text. For this one, {recipe_command(m)} chooses a size, a number of steps and a"
-            " weight decay that suit it.",
-        ]
-        headline = f"It has been overfitting since step {step:,}"
-        return Verdict("overfitting", headline, [turn, comparison(m), gap(m), copies(m)], advice)
+        turned = words.TURNED.format(lowest=lowest, step=step, last_step=int(steps[-1]), last=last)
+        advice = [words.BEST_IS_KEPT.format(step=step), words.BEST_IS_MORE_TEXT.format(recipe=recipe_command(m))]
+        evidence = [turned, comparison(m), gap(m), copies(m)]
+        return Verdict(words.OVERFITTING, words.HAS_OVERFITTED.format(step=step), evidence, advice)
 
 
 def undertrained(m):
     last_step, max_steps, reasons = int(m.run.val[0][-1]), m.config.max_steps, []
     if 0 < m.config.patience <= useless_evaluations(m.run.records):
-        longer = "Its patience has ended it: go on from here with `--resume --patience=0`."
+        longer = words.PATIENCE_ENDED_IT
     elif last_step < max_steps:
-        reasons.append(f"It has made {last_step:,} of its {max_steps:,} steps.")
-        longer = "Let it come to its end: the same command with `--resume`."
+        reasons.append(words.STEPS_MADE.format(step=last_step, max_steps=max_steps))
+        longer = words.FINISH
     else:
         factor = max(2, math.ceil(min(1 / m.epochs, 20 / m.tokens_per_parameter)))
-        flag = f"--max_steps={max_steps * factor}"
-        longer = f"Train longer: from the beginning with `{flag}`, or on from here with `--resume {flag}`."
+        longer = words.TRAIN_LONGER.format(flag=f"--max_steps={max_steps * factor}")
     if m.val_loss >= m.baselines["bigram"]:
         reasons.append(comparison(m))
     if m.epochs < 1 and m.tokens_per_parameter < 20:
-        reasons.append(
-            f"It has read {m.epochs:.0%} of its text, {format_number(m.tokens_per_parameter)} tokens for each parameter"
-            " (about 20 suit a model best)."
-        )
+        per_parameter = format_number(m.tokens_per_parameter)
+        reasons.append(words.LITTLE_READ.format(epochs=m.epochs, per_parameter=per_parameter))
     if reasons:
-        slow = "If the loss falls slowly from the beginning on, a higher `learning_rate` may be all it needs."
-        evidence = [*reasons, gap(m), copies(m)]
-        return Verdict("undertrained", "It could learn more from the same text", evidence, [longer, slow])
+        evidence, advice = [*reasons, gap(m), copies(m)], [longer, words.FALLS_SLOWLY]
+        return Verdict(words.UNDERTRAINED, words.COULD_LEARN_MORE, evidence, advice)
 
 
 def healthy(m):
-    lowest, run = m.run.val[1].min(), shlex.quote(m.run.folder.name)
-    came_down = f"The validation loss came down to {lowest:.2f} nats and stayed there to the end. {comparison(m)}"
-    advice = [
-        f"Talk to it: `python sample.py --run={run}`. Take it elsewhere: `python -m tools.export {run}`.",
-        f"To go further, take more text or more time: {recipe_command(m)} says which model they are enough for.",
-    ]
-    headline = "It has learned from the text, not learned it by heart"
-    return Verdict("healthy", headline, [came_down, gap(m), copies(m)], advice)
+    lowest, bigram = m.run.val[1].min(), m.baselines["bigram"]
+    came_down = words.CAME_DOWN.format(lowest=lowest, loss=m.val_loss, bigram=bigram)
+    use_it = words.USE_IT.format(run=shlex.quote(m.run.folder.name))
+    advice = [use_it, words.GO_FURTHER.format(recipe=recipe_command(m))]
+    return Verdict(words.HEALTHY, words.HAS_LEARNED, [came_down, gap(m), copies(m)], advice)
 
 
 def recipe_command(m) -> str:
@@ -93,25 +75,24 @@ def recipe_command(m) -> str:
     return f"`python -m tools.recipe {text} --minutes=10`"
 
 
-def comparison(m) -> str:
+def comparison(m) -> Said:
     loss, bigram = m.val_loss, m.baselines["bigram"]
-    beats = "below" if loss < bigram else "not below"
-    return f"{loss:.2f} nats is {beats} the {bigram:.2f} of a model that knows only pairs of tokens."
+    return (words.BELOW_BIGRAM if loss < bigram else words.NOT_BELOW_BIGRAM).format(loss=loss, bigram=bigram)
 
 
-def gap(m) -> str:
+def gap(m) -> Said:
     (val, val_right), (train, train_right) = m.sample["val"], m.sample["train"]
-    return (
-        f"On samples of at most {m.sample_tokens:,} tokens, the loss is {val:.2f} nats on validation text and"
-        f" {train:.2f} on training text. Of the difference, {round(m.unigram_gap, 2) + 0.0:.2f} is the texts’ own, as a"
-        f" unigram model shows. The first guess is right {val_right:.0%} and {train_right:.0%} of the time."
+    own = round(m.unigram_gap, 2) + 0.0  # and never -0.00
+    return words.GAP.format(
+        n=m.sample_tokens, val=val, train=train, own=own, val_right=val_right, train_right=train_right
     )
 
 
-def copies(m) -> str:
+def copies(m) -> Said:
     model, text = m.model_copies, m.text_copies
-    return (
-        f"Of its sequences of 8 characters, {1 - model.novel[8]:.1%} appear word for word in the training text, against"
-        f" {1 - text.novel[8]:.1%} in real text. Its longest copy is {len(model.longest)} characters, that of real text"
-        f" {len(text.longest)}."
+    return words.COPIES.format(
+        model=1 - model.novel[8],
+        text=1 - text.novel[8],
+        model_longest=len(model.longest),
+        text_longest=len(text.longest),
     )

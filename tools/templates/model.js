@@ -2,9 +2,6 @@
 "use strict";
 
 const find = (id) => document.getElementById(id);
-const chinese = navigator.language.startsWith("zh");
-const say = (english, inChinese) => chinese ? inChinese : english;
-document.documentElement.lang = chinese ? "zh" : "en";
 
 const worker = new Worker(URL.createObjectURL(new Blob([find("worker").textContent])));
 worker.postMessage({ model: JSON.parse(find("description").textContent), weights: find("weights").textContent });
@@ -47,13 +44,14 @@ function begin(n, first) {
   update();
 }
 
+// problem: what went wrong, in both languages
 function stop(problem) {
   worker.postMessage({ turn: ++turn });
   writing = false;
   update(problem);
 }
 
-worker.onerror = ({ message }) => stop(message);
+worker.onerror = ({ message }) => stop([message, message]);
 worker.onmessage = ({ data }) => {
   if (data.problem) return stop(data.problem);
   if (data.turn !== turn) return;
@@ -68,15 +66,15 @@ function update(problem) {
   find("write").hidden = writing;
   find("stop").hidden = !writing;
   find("more").hidden = writing || !pieces.length;
-  const state = writing ? say("writing", "正在写") : say("stopped", "停下了"), n = nTokens();
-  const figures = [problem ?? state, say(`${n} tokens`, `${n} 个 token`)];
+  const state = problem ?? (writing ? ["writing", "正在写"] : ["stopped", "停下了"]), n = nTokens();
+  const figures = [state, [`${n} tokens`, `${n} 个 token`]];
   if (began && n > began.tokens) {
     const speed = Math.round((n - began.tokens) / (performance.now() - began.time) * 1000);
-    figures.push(say(`${speed} a second`, `每秒 ${speed} 个`));
+    figures.push([`${speed} a second`, `每秒 ${speed} 个`]);
   }
-  if (!writing && pieces.length) figures.push(say(`seed ${seed}`, `种子 ${seed}`));
-  find("figures").textContent = figures.join(" · ");
-  if (find("status").textContent !== figures[0]) find("status").textContent = figures[0];  // It is read aloud.
+  if (!writing && pieces.length) figures.push([`seed ${seed}`, `种子 ${seed}`]);
+  find("figures").replaceChildren(say(...[0, 1].map((i) => figures.map((figure) => figure[i]).join(" · "))));
+  if (find("status").textContent !== state.join("")) find("status").replaceChildren(say(...state));  // It is read aloud.
 }
 
 // --- The text
@@ -104,7 +102,7 @@ function show(i) {
   const { text, name, tokens, bits, others } = pieces[i];
   find("written").children[i].classList.add("chosen");
   const surprise = say(`${bits.toFixed(1)} bits of surprise`, `意外程度 ${bits.toFixed(1)} 比特`);
-  find("known").textContent = `${visible(text || name)} ${percent(2 ** -bits)} · ${surprise}`;
+  find("known").replaceChildren(`${visible(text || name)} ${percent(2 ** -bits)} · `, surprise);
   find("others").replaceChildren(...others.map(([token, text, share]) => {
     const button = document.createElement("button");
     button.append(visible(text), Object.assign(document.createElement("small"), { textContent: percent(share) }));

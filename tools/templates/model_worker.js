@@ -310,7 +310,7 @@ function write(tokens, settings, first) {
   let state = 0;
   do {
     const scores = logits(tokens).map((score, token) => after[state][token] < after.length ? score : -Infinity);
-    if (!Number.isFinite(largest(scores))) throw new Error("the logits are not finite: the weights are damaged");
+    if (!Number.isFinite(largest(scores))) throw DAMAGED;
     const shares = softmax(scores);
     piece.others ??= likely(shares, 6);
     const token = first ?? choose(scores, tokens, settings);
@@ -348,4 +348,7 @@ async function answer(question) {
   }
 }
 
-onmessage = ({ data }) => answer(data).catch((error) => postMessage({ problem: error.message }));
+const DAMAGED = ["the logits are not finite: the weights are damaged", "logits 不是有限的数：权重已损坏"];
+onmessage = ({ data }) => answer(data).catch((error) => {
+  postMessage({ problem: error === DAMAGED ? error : [error.message, error.message] });
+});
