@@ -48,7 +48,8 @@ def test_both_languages_give_the_same_commands():
     assert len(pairs) >= 7
     for english, chinese in pairs:
         inline = english.suffix == ".ipynb"  # Its exercises are lists with commands in them.
-        assert commands(english, inline) == commands(chinese, inline), chinese.name
+        same = [command.replace(".zh-CN", "") for command in commands(chinese, inline)]
+        assert commands(english, inline) == same, chinese.name
         assert len(commands(english, inline)) > 8 or not inline
     assert len(commands(SCRIPTS / "README.md")) > 20
 
