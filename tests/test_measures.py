@@ -1,6 +1,7 @@
 import collections
 import itertools
 import math
+import re
 import types
 from pathlib import Path
 
@@ -170,6 +171,10 @@ def test_verdicts(name, change, words):
     val = np.array(change.pop("steps")), np.array(change.pop("val_losses"))
     run, config = types.SimpleNamespace(val=val, folder=Path("a run")), Config(max_steps=change.pop("max_steps"))
     verdict = judge(types.SimpleNamespace(run=run, config=config, **figures | change))
-    assert verdict.name == name
-    assert words in " ".join([verdict.headline, *verdict.evidence, *verdict.advice])
+    lines = [verdict.headline, *verdict.evidence, *verdict.advice]
+    assert verdict.name.english == name
+    assert words in " ".join(line.english for line in lines)
+    for line in lines:  # The same figures and commands in both languages.
+        english, chinese = (sorted(re.findall(r"\d+(?:[.,]\d+)*%?|`.*?`", text)) for text in line)
+        assert english == chinese
     assert verdict.evidence and verdict.advice

@@ -125,6 +125,6 @@ GO_FURTHER = Said(
 
 GUESS = Said(
     "{bits:.1f} bits: its guess number {rank:,}, {share:.2%}",
-    "{bits:.1f} 比特：在模型的猜测里排第 {rank:,}，概率 {share:.2%}",
+    "{bits:.1f} 比特：它的第 {rank:,} 个猜测，{share:.2%}",
 )
 NUMBER, BYTES = Said("token {i:,}", "token 编号 {i:,}"), Said("bytes {hex}", "字节 {hex}")
