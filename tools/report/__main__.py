@@ -63,6 +63,7 @@ def report_run(name, last, device, out) -> Path:
         context_chart=chart([np.transpose(m.positions)], {"bigram": levels["bigram"]}, log=True),
         levels=levels,
         tokens=tokens,
+        shown=shown,
         n_samples=len(samples),
         samples=[samples[round(i)] for i in np.linspace(0, len(samples) - 1, min(len(samples), 5))],
         continuations=CONTINUATIONS,

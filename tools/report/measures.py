@@ -16,6 +16,7 @@ from lib.run.runs import LOG, LOG_HINT
 from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta
 from lib.tokens.tokenizer import read_tokenizer, token_lengths
+from model import apply_rope, norm_heads
 from tools.report.baselines import bigram_loss, compressed_bits, unigram_loss
 from tools.report.copying import find_copies
 from tools.report.published import beside_published
@@ -24,6 +25,7 @@ LONGEST_TEXT = 1 << 25  # tokens of a text that are looked at
 ARITHMETIC = 8e12  # operations for the losses: half a minute on two cores
 LOGITS = 1 << 22  # that are computed at once, 16 MB
 PASSAGE = 256  # tokens
+LOOKED_AT = 3  # of its tokens, those that surprised the model most
 CONTINUATIONS, PROMPT_TOKENS, NEW_TOKENS = 32, 16, 128
 
 
@@ -59,7 +61,7 @@ def measure_run(run, text_model, checkpoint) -> SimpleNamespace:
         texts = [part for ids in rows for part in to_bytes(pieces, ids).decode(errors="ignore").split("\0")]
         copies.append(find_copies(known, texts))
 
-    n_parameters = sum(model.parameter_counts())
+    passage, n_parameters = guesses(model, evaluated[: PASSAGE + 1]), sum(model.parameter_counts())
     seen = max([checkpoint["tokens"], *run.series("tokens")[1]])
     return SimpleNamespace(
         run=run,
@@ -72,13 +74,14 @@ def measure_run(run, text_model, checkpoint) -> SimpleNamespace:
         nats_to_bits_per_byte=bits / n_bytes,  # a factor: how many bits per byte one nat per token makes
         nats_to_bits_per_character=bits / n_characters,
         sample_tokens=sample_tokens,  # of each split, at most
-        sample=sample,  # {split: (loss on a sample of it, share of first guesses that are right)}
+        sample=sample,  # {split: (loss on a sample of it, how often the likeliest token is right)}
         baselines=baselines,  # {simpler model: its loss}
         published=beside_published(run, config, meta["train"]["sha256"]),
         # How much harder the validation text is than the training text, for a unigram model.
         unigram_gap=baselines["unigram"] - meta["unigram_entropy"],
         positions=positions,  # [(tokens seen before, loss)]
-        passage=guesses(model, evaluated[: PASSAGE + 1]),
+        passage=passage,  # its tokens but the first: [(token, nats, its rank, the likeliest)]
+        looks=looks(model, evaluated[: PASSAGE + 1], passage),
         model_copies=copies[0],  # of training text, in what the model writes
         text_copies=copies[1],  # of training text, in the validation text
         known_tokens=len(train),  # of the training text, in which copies are sought
@@ -157,7 +160,7 @@ def window_starts(n_tokens, size, step, limit):
 
 @torch.no_grad()
 def token_losses(model, ids, starts, size):
-    """(nats of each token that follows, whether it was the first guess), both (len(starts), size).
+    """(nats of each token that follows, whether it was the likeliest), both (len(starts), size).
 
     Row i is of the window of `size` tokens that begins at starts[i].
     """
@@ -198,3 +201,44 @@ def guesses(model, ids, n_likely=5):
             nats, rank = -math.log(max(p[i, token].item(), 1e-30)), int((p[i] > p[i, token]).sum()) + 1
             result.append((token, nats, rank, likely))
     return result
+
+
+# --- attention
+
+
+def looks(model, ids, passage, n_likely=3):
+    """What the heads of the last layer looked at before the most surprising tokens of a text.
+
+    Returns [(the index in passage, for each head: [(a token before it, its share of the attention)])].
+    """
+    size, result = model.config.block_size, []
+    surprising = sorted(range(len(passage)), key=lambda i: -passage[i][1])[:LOOKED_AT]
+    for i in sorted(surprising):
+        start = max(0, i + 1 - size)
+        idx = torch.from_numpy(ids[start : i + 1]).to(model.embedding.weight.device)
+        top = attention_shares(model, idx[None])[-1].topk(min(n_likely, len(idx)))
+        heads = zip(idx[top.indices].tolist(), top.values.tolist(), strict=True)
+        result.append((i, [list(zip(*head, strict=True)) for head in heads]))
+    return result
+
+
+@torch.no_grad()
+def attention_shares(model, idx) -> list:
+    """What share of its attention each head pays to each token of idx (1, T) at the last one: (H, T) of each layer.
+
+    The fused kernels keep no shares, so they are computed beside them.
+    """
+    shares = []
+
+    def note(attn, args):
+        x, cos, sin, _ = args
+        heads = attn.qkv(x).unflatten(-1, (-1, attn.head_size))[:, :, : attn.n_head + attn.n_kv_head]
+        qk = apply_rope(norm_heads(heads, attn.q_norm, attn.k_norm, attn.n_head), cos, sin)[0]
+        q, k = qk[-1, : attn.n_head], qk[:, attn.n_head :].repeat_interleave(attn.n_head // attn.n_kv_head, dim=1)
+        shares.append((torch.einsum("hd,thd->ht", q, k) / math.sqrt(attn.head_size)).softmax(dim=-1))
+
+    hooks = [block.attn.register_forward_pre_hook(note) for block in model.blocks]
+    model.hidden(idx)
+    for hook in hooks:
+        hook.remove()
+    return shares

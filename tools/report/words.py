@@ -30,7 +30,7 @@ NOT_BELOW_BIGRAM = Said(
 )
 GAP = Said(
     "On samples of at most {n:,} tokens, the loss is {val:.2f} nats on validation text and {train:.2f} on training"
-    " text. Of the difference, {own:.2f} is the texts’ own, as a unigram model shows. The first guess is right"
+    " text. Of the difference, {own:.2f} is the texts’ own, as a unigram model shows. The likeliest token is right"
     " {val_right:.0%} and {train_right:.0%} of the time.",
     "各抽取至多 {n:,} 个 token 来测：验证文本上的损失是 {val:.2f} nats，训练文本上是 {train:.2f}。两者相差的部分里，"
     "有 {own:.2f} 来自文本本身的难易，这是用 unigram 模型量出来的。首选命中率分别是 {val_right:.0%} 和"

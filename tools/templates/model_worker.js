@@ -43,7 +43,6 @@ function load(description, base64) {
     at += DECODE[type](new DataView(bytes.buffer, at), weights[name]);
   }
   readVocabulary();
-  makeCache();
 }
 
 // --- Tokenizer: byte-level BPE. A token is written as a string with a character below 256 for each of its bytes.
@@ -115,14 +114,6 @@ function merge(tokens) {
   }
 }
 
-// A prompt as TextModel.encode makes it.
-function encodePrompt(prompt) {
-  const tokens = encode(prompt);
-  if (model.bos !== null) tokens.unshift(model.bos);
-  if (!tokens.length) tokens.push(model.eos);
-  return tokens.slice(-(model.block_size - 1));
-}
-
 // The text of bytes, or the bytes as numbers where they are only a part of a character.
 function readable(bytes) {
   const values = Array.from(bytes, (character) => character.charCodeAt());
@@ -172,12 +163,25 @@ function normAndTurn(head, weight, position) {
   }
 }
 
-let cache;  // {keys, values}: of each layer, (block_size, n_kv_head * head_size); tokens: those that are in it; start
+// What is computed on the way passes through here. It can be looked at, and a part that is switched off gives nothing.
+let seen = null;  // a Map, while somebody looks
+let off = [];  // the names of parts
 
-function makeCache() {
+function inside(name, values) {
+  seen?.set(name, values);
+  return off.includes(name) ? values.fill(0) : values;
+}
+
+let cache;  // {keys, values}: of each layer, (block_size, n_kv_head * head_size); tokens: those that are in it
+const caches = new Map();  // one for each place where a window began, and for what was off
+
+function useCache(name) {
+  cache = caches.get(name);
+  if (cache) return;
   const size = model.block_size * model.n_kv_head * model.head_size;
   const make = () => Array.from({ length: model.n_layer }, () => new Float32Array(size));
-  cache = { keys: make(), values: make(), tokens: [], start: 0 };
+  caches.set(name, cache = { keys: make(), values: make(), tokens: [] });
+  if (caches.size > 32) caches.delete(caches.keys().next().value);
 }
 
 function attention(x, layer, position) {
@@ -198,9 +202,10 @@ function attention(x, layer, position) {
       for (let i = 0; i < head_size; i++) score += qkv[q + i] * keys[t * width + kv + i];
       scores[t] = score / Math.sqrt(head_size);
     }
-    softmax(scores).forEach((share, t) => {
+    inside(`${layer} shares ${h}`, softmax(scores)).forEach((share, t) => {
       for (let i = 0; i < head_size; i++) result[q + i] += share * values[t * width + kv + i];
     });
+    inside(`${layer} head ${h}`, result.subarray(q, q + head_size));
   }
   return product(weights[`${name}.proj.weight`], result);
 }
@@ -236,22 +241,33 @@ function hidden(token, position) {
   let x = weights["embedding.weight"].slice(token * model.n_embd, (token + 1) * model.n_embd);
   const add = (y) => { x = x.map((value, i) => value + y[i]); };
   for (let layer = 0; layer < model.n_layer; layer++) {
-    add(attention(rmsNorm(x, weights[`blocks.${layer}.attn_norm.weight`]), layer, position));
-    add(mlp(rmsNorm(x, weights[`blocks.${layer}.mlp_norm.weight`]), layer));
+    inside(`${layer} stream`, x);
+    add(inside(`${layer} attention`, attention(rmsNorm(x, weights[`blocks.${layer}.attn_norm.weight`]), layer, position)));
+    add(inside(`${layer} mlp`, mlp(rmsNorm(x, weights[`blocks.${layer}.mlp_norm.weight`]), layer)));
   }
-  return x;
+  return inside(`${model.n_layer} stream`, x);
 }
 
-// The logits of the token after these. What the cache knows of them is not computed again.
-function logits(tokens) {
-  let start = 0;  // of the window, which slides in leaps as that of stream in lib/generation.py does
+// The logits that the residual stream gives.
+const unembed = (x) =>
+  product(weights["lm_head.weight"] ?? weights["embedding.weight"], rmsNorm(x, weights["norm.weight"]));
+
+// Where the window begins: it slides in leaps as that of stream in lib/generation.py does.
+function startOf(tokens) {
+  let start = 0;
   while (tokens.length - start > model.block_size) start += model.block_size + 1 - (model.block_size >> 1);
-  const window = tokens.slice(start), known = start === cache.start ? cache.tokens : [];
+  return start;
+}
+
+// The logits of the token after these. What a cache knows of them is not computed again.
+function logits(tokens) {
+  const start = startOf(tokens), window = tokens.slice(start);
+  useCache(`${start} ${off}`);
   let position = 0, x;
-  while (position < window.length - 1 && window[position] === known[position]) position++;
-  for (; position < window.length; position++) x = hidden(window[position], position);
-  [cache.tokens, cache.start] = [window, start];
-  return product(weights["lm_head.weight"] ?? weights["embedding.weight"], rmsNorm(x, weights["norm.weight"]));
+  while (position < window.length - 1 && window[position] === cache.tokens[position]) position++;
+  for (let i = position; i < window.length; i++) x = hidden(window[i], i);
+  if (window.some((token, i) => token !== cache.tokens[i])) cache.tokens = window;
+  return unembed(x);
 }
 
 // --- Sampling
@@ -266,26 +282,37 @@ function random(...numbers) {
   return (numbers.reduce((z, number) => mix(z + number), 0) >>> 0) / 2 ** 32;
 }
 
-// The next token, as next_token of lib/generation.py chooses it. tokens: those before it.
-function choose(logits, tokens, { temperature, top_k, top_p, min_p, repetition_penalty, seed }) {
+// The share of each token after penalty and temperature.
+function sharpened(logits, tokens, { temperature, repetition_penalty }) {
+  const scores = logits.slice();
   for (const token of new Set(tokens)) {
-    logits[token] = logits[token] > 0 ? logits[token] / repetition_penalty : logits[token] * repetition_penalty;
+    scores[token] = scores[token] > 0 ? scores[token] / repetition_penalty : scores[token] * repetition_penalty;
   }
-  const highest = largest(logits);
-  if (temperature < 1e-5) return logits.indexOf(highest);
-  let shares = softmax(logits.map((logit) => (logit - highest) / temperature));
-  const keep = (isKept) => { shares = shares.map((share) => isKept(share) ? share : 0); };
-  if (top_k > 0 && top_k < shares.length) {
-    const least = shares.slice().sort().at(-top_k);
-    keep((share) => share >= least);
-  }
-  const enough = top_p * sum(shares), least = min_p * largest(shares);
-  if (min_p > 0) keep((share) => share >= least);
+  const highest = largest(scores), best = scores.indexOf(highest);
+  if (temperature < 1e-5) return scores.fill(0).fill(1, best, best + 1);
+  return softmax(scores.map((score) => (score - highest) / temperature));
+}
+
+// The least shares that top-k and min-p let pass.
+const leastOf = (shares, { top_k, min_p }) => ({
+  "top-k": top_k > 0 && top_k < shares.length ? shares.slice().sort().at(-top_k) : 0,
+  "min-p": min_p * largest(shares),
+});
+
+// The next token, as next_token of lib/generation.py chooses it, and where in its share the drawn number fell.
+// tokens: those before it.
+function choose(logits, tokens, settings) {
+  let shares = sharpened(logits, tokens, settings);
+  const least = leastOf(shares, settings), keep = (isKept) => { shares = shares.map((share) => isKept(share) ? share : 0); };
+  if (least["top-k"]) keep((share) => share >= least["top-k"]);
+  const enough = settings.top_p * sum(shares);
+  if (least["min-p"]) keep((share) => share >= least["min-p"]);
   for (let draw = 0; ; draw++) {
-    const point = random(seed, tokens.length, draw) * sum(shares);
+    const point = random(settings.seed, tokens.length, draw) * sum(shares);
     let passed = 0;
     const token = shares.findIndex((share) => (passed += share) > point), drawn = shares[token];
-    if (top_p === 1 || shares.reduce((total, share) => share > drawn ? total + share : total, 0) < enough) return token;
+    const larger = () => shares.reduce((total, share) => share > drawn ? total + share : total, 0);
+    if (settings.top_p === 1 || larger() < enough) return [token, (point - passed + drawn) / drawn];
     keep((share) => share > drawn);
   }
 }
@@ -303,18 +330,21 @@ function likely(shares, n) {
 
 const textOf = (token) => model.special[token] ?? readable(model.tokens[token]);
 
+// What is known of each token, but for those after which no character can be completed. state: of the UTF-8 automaton
+const possible = (values, state, otherwise) =>
+  values.map((value, token) => after[state][token] < after.length ? value : otherwise);
+
 // What follows these tokens, which are made longer: a token, or those that make a character together.
-// first: the token to begin with, if the reader has chosen it.
-function write(tokens, settings, first) {
-  const piece = { tokens: [], bits: 0 };
+// given: the tokens to begin with, of a text or chosen by the reader. Those that are used up are taken from it.
+function write(tokens, settings, given = []) {
+  off = settings.off ?? [];
+  const piece = { tokens: [], bits: 0, given: given.length > 0 };
   let state = 0;
   do {
-    const scores = logits(tokens).map((score, token) => after[state][token] < after.length ? score : -Infinity);
+    const scores = logits(tokens), shares = softmax(scores);
     if (!Number.isFinite(largest(scores))) throw DAMAGED;
-    const shares = softmax(scores);
-    piece.others ??= likely(shares, 6);
-    const token = first ?? choose(scores, tokens, settings);
-    first = undefined;
+    piece.others ??= likely(possible(shares, state, 0), 6);
+    const token = given.shift() ?? choose(possible(scores, state, -Infinity), tokens, settings)[0];
     piece.bits -= Math.log2(shares[token]);
     piece.tokens.push(token);
     tokens.push(token);
@@ -323,6 +353,50 @@ function write(tokens, settings, first) {
   piece.text = readable(piece.tokens.map((token) => model.tokens[token]).join(""));
   piece.name = textOf(piece.tokens[0]);
   return piece;
+}
+
+// --- What was inside when a token was chosen after these
+
+function look(tokens, token, settings) {
+  off = settings.off ?? [];
+  seen = new Map();
+  const scores = logits(tokens), found = seen;
+  seen = null;
+  const layers = Array.from({ length: model.n_layer + 1 }, (_, layer) => {  // what the model would say if it ended here
+    const shares = softmax(unembed(found.get(`${layer} stream`))), share = shares[token];
+    return { likely: likely(possible(shares, 0, 0), 3), share, rank: 1 + count(shares, (other) => other > share) };
+  });
+  const heads = Array.from({ length: model.n_layer }, (_, layer) =>
+    Array.from({ length: model.n_head }, (_, h) => found.get(`${layer} shares ${h}`)));
+  return { layers, heads, start: startOf(tokens), choice: explain(scores, tokens, token, settings) };
+}
+
+const count = (values, counts) => values.reduce((n, value) => n + counts(value), 0);
+
+// How choose comes to a token: the likeliest ones and this one, each with its share as the model has it and after the
+// temperature, and the rule that cuts it off; of those that are left, where the drawn number fell, from 0 to 1.
+function explain(logits, tokens, token, settings) {
+  const shares = softmax(logits), scores = possible(logits, 0, -Infinity);
+  const sharp = sharpened(scores, tokens, settings), least = leastOf(sharp, settings);
+  const passed = (share) => share >= least["top-k"] && share >= least["min-p"];
+  const enough = settings.top_p < 1 ? settings.top_p * sum(sharp.filter((share) => share >= least["top-k"])) : Infinity;
+  let total = 0, left = 0;
+  least["top-p"] = 0;
+  for (const share of sharp.filter(passed).sort().reverse()) {
+    if (total >= enough) break;
+    [total, left, least["top-p"]] = [total + share, left + (share > 0), share];
+  }
+  const cutBy = (share) => ["top-k", "min-p", "top-p"].find((rule) => share < least[rule]);
+  const [drawn, within] = choose(scores, tokens, settings);
+  const before = drawn === token && sum(sharp.filter((share, other) =>
+    !cutBy(share) && (share > sharp[token] || share === sharp[token] && other < token)));
+  const shown = likely(sharp, 8).map(([other]) => other);
+  if (!shown.includes(token)) shown.push(token);
+  const bars = shown.map((other) => {
+    const share = cutBy(sharp[other]) ? 0 : sharp[other] / total;
+    return { token: other, text: textOf(other), model: shares[other], sharp: sharp[other], share, cut: cutBy(sharp[other]) };
+  });
+  return { bars, left, point: drawn === token ? (before + within * sharp[token]) / total : null };
 }
 
 // --- Questions and answers
@@ -334,15 +408,20 @@ const hear = () => new Promise((resolve) => {  // what the page may have said me
   channel.port2.postMessage(null);
 });
 
+// What every text begins with.
+const beginning = () => model.bos ?? model.eos;
+
 async function answer(question) {
   if (question.model) load(question.model, question.weights);
+  const { text, written, settings } = question, tokens = [beginning(), ...(written ?? [])];
+  if (question.look) return postMessage({ look: question.look, inside: look(tokens, question.token, settings) });
   turn = question.turn;
-  if (!question.settings) return;
-  const { prompt, written, settings } = question;
-  const tokens = [...encodePrompt(prompt), ...written], goal = tokens.length + settings.length;
-  for (let { first } = question, ended = false; turn === question.turn && !ended; first = undefined) {
-    const piece = write(tokens, settings, first);
-    ended = piece.tokens[0] === model.eos || tokens.length >= goal;
+  if (!settings) return;
+  const given = text === undefined ? question.given : encode(text);
+  const goal = tokens.length + settings.length + (text === undefined ? 0 : given.length);
+  for (let ended = false; turn === question.turn && !ended;) {
+    const piece = write(tokens, settings, given);
+    ended = !given.length && (piece.tokens[0] === model.eos || tokens.length >= goal);
     postMessage({ turn, piece, ended });
     await hear();
   }
