@@ -434,7 +434,7 @@ def test_a_text_is_read(browser, page_file, ours_exact):
 
 @pytest.mark.parametrize(("locale", "language"), [("en-US", "en"), ("zh-CN", "zh")])
 def test_the_switch_says_everything_in_the_other_language(browser, page_file, locale, language):
-    said = {"en": ("Go on", "30 tokens", "bits of surprise"), "zh": ("接着写", "30 个 token", "意外程度")}
+    said = {"en": ("Go on", " tokens", "bits of surprise"), "zh": ("接着写", " 个 token", "意外程度")}
     with opened_model(browser, page_file, locale=locale) as (page, _):
         before = write(page, prompt="曹操", seed=3, length=30)
         page.locator("#text .token").nth(7).click()
