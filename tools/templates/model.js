@@ -40,7 +40,6 @@ for (const button of document.querySelectorAll("#beginnings button")) {
 
 // Read the text of the field, and write so many tokens after it.
 function start(length) {
-  if (!find("form").reportValidity()) return;
   seed = Number(find("seed").value || Math.floor(Math.random() * 1e6));
   begin(0, { text: find("prompt").value }, length);
 }
@@ -219,11 +218,10 @@ function sharesOf(part) {
   return kind === "head" ? heads[head] : null;
 }
 
-const windowTokens = () => [model.bos ?? model.eos, ...tokensOf(pieces.slice(0, shown))].slice(inside.start);
-
 // Where most of the attention goes.
 function kindOf(shares) {
-  const tokens = windowTokens(), last = tokens.length - 1, total = [0, 0, 0, 0];
+  const tokens = [model.bos ?? model.eos, ...tokensOf(pieces.slice(0, shown))].slice(inside.start);
+  const last = tokens.length - 1, total = [0, 0, 0, 0];
   shares.forEach((share, t) => {
     total[t === 0 ? 0 : t > last - 4 ? 1 : tokens[t] === tokens[last] ? 2 : 3] += share;
   });

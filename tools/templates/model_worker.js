@@ -364,14 +364,13 @@ function look(tokens, token, settings) {
   seen = null;
   const layers = Array.from({ length: model.n_layer + 1 }, (_, layer) => {  // what the model would say if it ended here
     const shares = softmax(unembed(found.get(`${layer} stream`))), share = shares[token];
-    return { likely: likely(possible(shares, 0, 0), 3), share, rank: 1 + count(shares, (other) => other > share) };
+    const rank = shares.reduce((rank, other) => rank + (other > share), 1);
+    return { likely: likely(possible(shares, 0, 0), 3), share, rank };
   });
   const heads = Array.from({ length: model.n_layer }, (_, layer) =>
     Array.from({ length: model.n_head }, (_, h) => found.get(`${layer} shares ${h}`)));
   return { layers, heads, start: startOf(tokens), choice: explain(scores, tokens, token, settings) };
 }
-
-const count = (values, counts) => values.reduce((n, value) => n + counts(value), 0);
 
 // How choose comes to a token: the likeliest ones and this one, each with its share as the model has it and after the
 // temperature, and the rule that cuts it off; of those that are left, where the drawn number fell, from 0 to 1.
@@ -408,12 +407,9 @@ const hear = () => new Promise((resolve) => {  // what the page may have said me
   channel.port2.postMessage(null);
 });
 
-// What every text begins with.
-const beginning = () => model.bos ?? model.eos;
-
 async function answer(question) {
   if (question.model) load(question.model, question.weights);
-  const { text, written, settings } = question, tokens = [beginning(), ...(written ?? [])];
+  const { text, written, settings } = question, tokens = [model.bos ?? model.eos, ...(written ?? [])];
   if (question.look) return postMessage({ look: question.look, inside: look(tokens, question.token, settings) });
   turn = question.turn;
   if (!settings) return;
