@@ -134,7 +134,7 @@ def fit(runs):
     runs = [run for run in runs if run["model"] != TINY and run["settings"]["max_steps"] >= FEWEST_STEPS]
     bits, probe, n, d, n_probe, different = (np.array([run[key] for run in runs]) for key in FIGURES)
     best = np.inf, None
-    for room, repeats in itertools.product((1, 2, 3, 5, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
+    for room, repeats in itertools.product((1, 2, 3, 4, 5, 7, 10, 20, 1e6), (1, 2, 3, 4, 6, 10, 15)):
         amounts = [scaling.what_counts(n, d, different, room, repeats)]
         amounts += [scaling.what_counts(n_probe, scaling.PROBE_TOKENS, different, room, repeats)]
         for c in np.arange(1, 21) / 20:
