@@ -148,7 +148,7 @@ def test_the_picture_is_drawn_the_same_each_time(trained, monkeypatch, tmp_path)
     drawn = []
     for _ in range(2):
         assert picture.main(["run"]) == 0
-        drawn.append([(tmp_path / "docs" / name).read_bytes() for name in picture.WORDS])
+        drawn.append([(tmp_path / "docs" / name).read_bytes() for name in picture.FILES])
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 2
     for svg in drawn[0]:
         root = ElementTree.fromstring(svg)
@@ -156,10 +156,11 @@ def test_the_picture_is_drawn_the_same_each_time(trained, monkeypatch, tmp_path)
 
 
 def test_the_picture_and_the_page_number_the_ideas_alike():
-    for page, name in zip(PAGES, picture.WORDS, strict=True):
+    for language, (page, name) in enumerate(zip(PAGES, picture.FILES, strict=True)):
         headings = sections(TEXTS[page.name])
         assert f"]({name})" in headings[""]
-        for number, word in picture.WORDS[name].values():
+        for number, *both in picture.WORDS.values():
+            word = both[language]
             for n in number.split("–"):
                 assert not n or n in headings
             if word in ("RMSNorm", "SwiGLU"):

@@ -1,6 +1,9 @@
 """A trained GPT as a page for a browser: one file with its weights, its tokenizer, and what runs them.
 
-python -m tools.page FILE       a page that was written before, anew: its model, and today's templates
+    python -m tools.page FILE       write a page anew that was written before
+
+Reads   the model in FILE
+Writes  FILE, with today's templates
 """
 
 import base64
@@ -16,7 +19,7 @@ from config import ROOT
 from lib.errors import ArgumentParser, UserError, file_to_write, reports_errors
 from lib.generation import Sampling
 from lib.run.runs import LOG, run_name
-from lib.storage import is_number, read_json, write_text
+from lib.storage import is_number, read_json, read_text, write_text
 from lib.tokens.memmap import Tokens
 from lib.tokens.prepared import read_meta
 from lib.tokens.utf8 import TRANSITIONS
@@ -61,33 +64,33 @@ def write_page(path, text_model, tensors, checkpoint, run_dir, title=None):
         "splits": [split.replace(r"\"", '"') for split in SPLITS],  # JavaScript allows no needless backslash.
         "tokens": [piece.decode("latin-1") for piece in text_model.token_bytes[:n_tokens]],
         "merges": [(vocab[first], vocab[second]) for first, second in settings["model"]["merges"]],
-        "special": {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()},
+        "special": {str(i): token.content for i, token in tokenizer.get_added_tokens_decoder().items()},
         "bos": text_model.bos,
         "eos": text_model.eos,
         "transitions": TRANSITIONS,
         "card": model_card,
     }
-    write_text(path, render(json.dumps(description), weights))
+    write_text(path, render(description, weights))
 
 
 def render(description, weights) -> str:
-    """The page. description: JSON, of which model_worker.js and model.html each read their part."""
+    """The page. description: what model_worker.js and model.html must know of the model."""
     scripts = [load_template(name).render() for name in ("language.js", "model.js")]
     return load_template("model.html").render(
-        model=json.loads(description),
+        model=description,
         weights=weights,
         script_hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
     )
 
 
-def parts(page) -> tuple[str, str]:
+def parts(page) -> tuple[dict, str]:
     """(description, weights) of a page that was written before. Raises UserError if it is none."""
     pattern = '<script type="{}" id="{}">(.*?)</script>'
     kinds = ("application/json", "description"), ("text/plain", "weights")
     found = [re.search(pattern.format(*kind), page, re.DOTALL) for kind in kinds]
     if not all(found):
         raise UserError("this is no page that tools.export --format=html has written")
-    return found[0][1], found[1][1]
+    return json.loads(found[0][1]), found[1][1]
 
 
 def splitting(settings):
@@ -100,7 +103,8 @@ def title_of(dataset) -> str | None:
     """What the script in data/ calls its text."""
     with contextlib.suppress(OSError, UnicodeError):
         script = (ROOT / "data" / f"{dataset}.py").read_text(encoding="utf-8")
-        return next(iter(re.findall('^TITLE = "(.+)"$', script, re.M)), None)
+        found = re.search('^TITLE = "(.+)"$', script, re.M)
+        return found and found[1]
 
 
 def beginnings(config, tokenizer) -> list[str]:
@@ -127,7 +131,7 @@ def main(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("page", type=file_to_write, metavar="FILE", help="the page, in whose place the new one comes")
     path = parser.parse_args(argv).page
-    write_text(path, render(*parts(path.read_text(encoding="utf-8"))))
+    write_text(path, render(*parts(read_text(path, "tools.export --format=html writes a page"))))
     print(f"saved {path}")
 
 

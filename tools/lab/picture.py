@@ -18,9 +18,9 @@ from config import ROOT
 from lib.errors import ArgumentParser, UserError, reports_errors
 from lib.run.runs import add_run_argument
 from lib.storage import atomic_write
-from model import apply_rope, norm_heads
 from plot_loss import drawable
 from sample import load_model
+from tools.report.measures import attention_shares
 
 PROMPT = "却说曹"
 GUESSES = 3  # shown below each token
@@ -28,33 +28,20 @@ CELLS = 16  # numbers of each embedding row that are shown, as colours
 PAPER, CARD, INK, SOFT, QUIET = "#fdfcf9", "#f2f1ec", "#22252a", "#646a73", "#c9c6bd"
 BLUE, LIGHT_BLUE, ORANGE = "#2f6fb5", "#8fb4dc", "#cf6a1c"
 
-# (number of the section in docs/why.md, word) from top to bottom
+# {name: (number of the section in docs/why.md, the word in each language)} from top to bottom
 WORDS = {
-    "model.svg": {
-        "tokens": ("1", "tokens"),
-        "ids": ("", "ids"),
-        "embedding": ("3", "embedding"),
-        "norm": ("4", "RMSNorm"),
-        "attention": ("5–9", "attention"),
-        "swiglu": ("10", "SwiGLU"),
-        "residual": ("11", "residual"),
-        "head": ("3", "head"),
-        "softmax": ("13", "softmax"),
-        "next": ("", "next token"),
-    },
-    "model.zh-CN.svg": {
-        "tokens": ("1", "token"),
-        "ids": ("", "编号"),
-        "embedding": ("3", "嵌入"),
-        "norm": ("4", "RMSNorm"),
-        "attention": ("5–9", "注意力"),
-        "swiglu": ("10", "SwiGLU"),
-        "residual": ("11", "残差相加"),
-        "head": ("3", "输出头"),
-        "softmax": ("13", "softmax"),
-        "next": ("", "下一个 token"),
-    },
+    "tokens": ("1", "tokens", "token"),
+    "ids": ("", "ids", "编号"),
+    "embedding": ("3", "embedding", "嵌入"),
+    "norm": ("4", "RMSNorm", "RMSNorm"),
+    "attention": ("5–9", "attention", "注意力"),
+    "swiglu": ("10", "SwiGLU", "SwiGLU"),
+    "residual": ("11", "residual", "残差相加"),
+    "head": ("3", "head", "输出头"),
+    "softmax": ("13", "softmax", "softmax"),
+    "next": ("", "next token", "下一个 token"),
 }
+FILES = ("model.svg", "model.zh-CN.svg")
 
 ACROSS, DOWN = 480, 704  # pixels
 COLUMNS, ASIDE = (176, 282, 388), 34  # where the residual streams are, and how far beside them the layers
@@ -65,25 +52,15 @@ CHIP = 88  # width of a token
 def compute(text_model):
     """(names, ids, embedding rows, attention weights, guesses) of PROMPT.
 
-    The weights, (T, T), are those of the last block, the mean of its heads. guesses: (token, probability) per position.
-    Raises UserError.
+    The weights are those of the last block, the mean of its heads: of each token, to itself and those before it.
+    guesses: (token, probability) per position. Raises UserError.
     """
     model, idx = text_model.model, text_model.encode(PROMPT)
     if idx.size(1) != len(COLUMNS):
         raise UserError(f"the picture has room for {len(COLUMNS)} tokens, and for this model {PROMPT} is {idx.size(1)}")
-    seen, attention = [], model.blocks[-1].attn
-    hook = attention.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     chances = model.lm_head(model.hidden(idx))[0].softmax(dim=-1)
-    hook.remove()
-    x, cos, sin, _ = seen[0]
-
-    # As Attention.forward, which leaves the weights to a fused kernel.
-    H, H_kv = attention.n_head, attention.n_kv_head
-    qk = attention.qkv(x).view(len(idx[0]), -1, attention.head_size)[None, :, : H + H_kv]
-    qk = apply_rope(norm_heads(qk, attention.q_norm, attention.k_norm, H), cos, sin).transpose(1, 2)
-    q, k = qk[0, :H], qk[0, H:].repeat_interleave(H // H_kv, dim=0)
-    future = torch.full(q.shape[1:2] * 2, -torch.inf).triu(1)
-    weights = (q @ k.mT * attention.head_size**-0.5 + future).softmax(dim=-1).mean(dim=0)
+    lengths = range(1, idx.size(1) + 1)
+    weights = [attention_shares(model, idx[:, :length])[-1].mean(dim=0).tolist() for length in lengths]
 
     decode, n_tokens = text_model.tokenizer.decode, chances.size(1)
     names = [decode([i], skip_special_tokens=False).replace("\n", "↵").replace(" ", "␣") for i in range(n_tokens)]
@@ -93,7 +70,7 @@ def compute(text_model):
         for ids, values in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
     ]
     ids = idx[0].tolist()
-    return [names[i] for i in ids], ids, model.embedding.weight[ids, :CELLS], weights.tolist(), guesses
+    return [names[i] for i in ids], ids, model.embedding.weight[ids, :CELLS], weights, guesses
 
 
 class Drawing:
@@ -131,13 +108,13 @@ class Drawing:
         self.axes.add_patch(FancyArrowPatch(start, end, lw=width * 0.75, color=color, zorder=3, **how))
 
 
-def draw(words, n_layer, vocab_size, names, ids, rows, weights, guesses):
-    """The figure in one language."""
+def draw(language, n_layer, vocab_size, names, ids, rows, weights, guesses):
+    """The figure. language: the number of the file."""
     d = Drawing()
 
     def label(name, y):
-        number, word = words[name]
-        d.text(14, y, word, 15, ha="left", color=INK if number else SOFT)
+        number, *both = WORDS[name]
+        d.text(14, y, both[language], 15, ha="left", color=INK if number else SOFT)
         if number:
             d.text(114, y, number, 14, BLUE, ha="right")
 
@@ -211,8 +188,8 @@ def main(argv=None):
     # Characters become outlines, so that the picture looks the same everywhere. Without date and random ids it stays
     # the same file where nothing has changed.
     matplotlib.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "model"})
-    for name, words in WORDS.items():
-        figure = draw(words, len(model.blocks), model.embedding.num_embeddings, *found)
+    for language, name in enumerate(FILES):
+        figure = draw(language, len(model.blocks), model.embedding.num_embeddings, *found)
         with atomic_write(ROOT / "docs" / name, "w") as file:
             figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
         print(f"saved docs/{name}")

@@ -13,10 +13,23 @@ let pieces = [];
 let seed, working = false;
 let turn = 0;  // It counts the questions to the worker. An answer to an earlier one comes too late.
 let began = null;  // when the first of the new pieces came, and how many tokens there were then
-let before = "";  // the bits per character of the text that was read before
+let before = null;  // the bits per character of the text that was read before
 
 const tokensOf = (pieces) => pieces.flatMap((piece) => piece.tokens);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+// Those of the text on the page, if it was only read.
+function bitsPerCharacter() {
+  if (!pieces.at(-1)?.given) return null;
+  return (sum(pieces.map((piece) => piece.bits)) / sum(pieces.map((piece) => [...piece.text].length))).toFixed(2);
+}
+
+// An element with some content, such as cells in a row.
+function make(tag, ...content) {
+  const element = document.createElement(tag);
+  element.append(...content);
+  return element;
+}
 
 // --- Read, write, stop, go on
 
@@ -41,6 +54,7 @@ for (const button of document.querySelectorAll("#beginnings button")) {
 // Read the text of the field, and write so many tokens after it.
 function start(length) {
   seed = Number(find("seed").value || Math.floor(Math.random() * 1e6));
+  before = bitsPerCharacter() ?? before;
   begin(0, { text: find("prompt").value }, length);
 }
 
@@ -83,18 +97,16 @@ function update(problem) {
   find("write").hidden = find("read").hidden = working;
   find("stop").hidden = !working;
   find("more").hidden = working || !pieces.length;
-  const n = tokensOf(pieces).length, given = pieces.length && pieces.at(-1).given;
+  const n = tokensOf(pieces).length, bits = working ? null : bitsPerCharacter();
   const state = problem ?? (working ? ["at work", "正在算"] : ["stopped", "停下了"]);
   const figures = [state, [`${n} tokens`, `${n} 个 token`]];
   if (began && n > began.tokens) {
     const speed = Math.round((n - began.tokens) / (performance.now() - began.time) * 1000);
     figures.push([`${speed} a second`, `每秒 ${speed} 个`]);
   }
-  if (!working && given) {
-    const bits = (sum(pieces.map((piece) => piece.bits)) / sum(pieces.map((piece) => [...piece.text].length))).toFixed(2);
+  if (bits) {
     figures.push([`${bits} bits per character`, `每字 ${bits} 比特`]);
     if (before) figures.push([`the text before: ${before}`, `上一份：${before}`]);
-    before = bits;
   } else if (!working && pieces.length) figures.push([`seed ${seed}`, `种子 ${seed}`]);
   find("figures").replaceChildren(say(...[0, 1].map((i) => figures.map((figure) => figure[i]).join(" · "))));
   if (find("status").textContent !== state.join("")) find("status").replaceChildren(say(...state));  // It is read aloud.
@@ -105,9 +117,8 @@ function update(problem) {
 find("surprise").onchange = () => find("text").classList.toggle("calm", !find("surprise").checked);
 
 function draw(piece) {
-  const span = document.createElement("span");
+  const span = make("span", piece.text || piece.name);
   span.className = piece.text ? "token" : "token bytes";
-  span.textContent = piece.text || piece.name;
   span.classList.toggle("given", piece.given);
   span.classList.toggle("line", /^\s*\n$/.test(piece.text));  // Otherwise there is nothing to point at.
   span.style.setProperty("--s", Math.min(100, Math.round(piece.bits / 14 * 100)));
@@ -129,8 +140,7 @@ function show(i) {
   find("known").replaceChildren(`${visible(text || name)} ${share} · `,
     say(`log₂(1 / ${share}) = ${bits.toFixed(1)} bits of surprise`, `意外程度 log₂(1 / ${share}) = ${bits.toFixed(1)} 比特`));
   find("others").replaceChildren(...others.map(([token, text, share]) => {
-    const button = document.createElement("button");
-    button.append(visible(text), Object.assign(document.createElement("small"), { textContent: percent(share) }));
+    const button = make("button", visible(text), make("small", percent(share)));
     button.ariaPressed = token === tokens[0];
     button.onclick = () => begin(i, { given: [token] });
     return button;
@@ -220,8 +230,7 @@ function sharesOf(part) {
 
 // Where most of the attention goes.
 function kindOf(shares) {
-  const tokens = [model.bos ?? model.eos, ...tokensOf(pieces.slice(0, shown))].slice(inside.start);
-  const last = tokens.length - 1, total = [0, 0, 0, 0];
+  const tokens = inside.window, last = tokens.length - 1, total = [0, 0, 0, 0];
   shares.forEach((share, t) => {
     total[t === 0 ? 0 : t > last - 4 ? 1 : tokens[t] === tokens[last] ? 2 : 3] += share;
   });
@@ -244,8 +253,8 @@ function drawParts() {
     [...heads.map((_, h) => `${layer} head ${h}`), `${layer} attention`, `${layer} mlp`]);
   find("parts").style.setProperty("--columns", model.n_head + 2);
   find("parts").replaceChildren(...names.map((name) => {
-    const button = document.createElement("button"), shares = sharesOf(name), kind = shares && kindOf(shares);
-    button.append(make("span", say(...nameOf(name).map((text, i) => kind ? `${text}: ${kind[i]}` : text))));
+    const shares = sharesOf(name), kind = shares && kindOf(shares);
+    const button = make("button", make("span", say(...nameOf(name).map((text, i) => kind ? `${text}: ${kind[i]}` : text))));
     button.firstChild.className = "unseen";
     button.dataset.label = name.endsWith("mlp") ? "MLP" : name.endsWith("attention") ? "∅" : "";
     button.ariaPressed = name === part;
@@ -279,13 +288,6 @@ function drawAttention() {
     `${nameOf(part)[0]} looks mostly at ${kind[0]}. The darkest colour is ${percent(most)}; ${first} goes to the mark of the beginning.`,
     `${nameOf(part)[1]}主要看：${kind[1]}。颜色最深处是 ${percent(most)}，开头的标记得到 ${first}。`,
   ) : say("The MLP looks at this one place only.", "MLP 只看当前这一个位置。"));
-}
-
-// An element with some content, such as cells in a row.
-function make(tag, ...content) {
-  const element = document.createElement(tag);
-  element.append(...content);
-  return element;
 }
 
 function drawLayers() {

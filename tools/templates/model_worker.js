@@ -369,7 +369,8 @@ function look(tokens, token, settings) {
   });
   const heads = Array.from({ length: model.n_layer }, (_, layer) =>
     Array.from({ length: model.n_head }, (_, h) => found.get(`${layer} shares ${h}`)));
-  return { layers, heads, start: startOf(tokens), choice: explain(scores, tokens, token, settings) };
+  const start = startOf(tokens), window = tokens.slice(start);
+  return { layers, heads, start, window, choice: explain(scores, tokens, token, settings) };
 }
 
 // How choose comes to a token: the likeliest ones and this one, each with its share as the model has it and after the
@@ -410,7 +411,7 @@ const hear = () => new Promise((resolve) => {  // what the page may have said me
 async function answer(question) {
   if (question.model) load(question.model, question.weights);
   const { text, written, settings } = question, tokens = [model.bos ?? model.eos, ...(written ?? [])];
-  if (question.look) return postMessage({ look: question.look, inside: look(tokens, question.token, settings) });
+  if (question.look) return postMessage({ inside: look(tokens, question.token, settings) });
   turn = question.turn;
   if (!settings) return;
   const given = text === undefined ? question.given : encode(text);
