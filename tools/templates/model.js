@@ -309,12 +309,12 @@ function drawChoice() {
   find("bars").replaceChildren(...bars.map(({ token, text, model, sharp, share, cut }) => {
     const left = cut ? say(`cut by ${cut}`, `被 ${cut} 去掉`) : percent(share);
     const row = make("tr", ...[visible(text), percent(model), percent(sharp)].map((text) => make("td", text)));
-    row.append(make("td", bar(60 * share), left));
+    row.append(make("td", bar(50 * share), left));
     row.classList.toggle("here", token === tokens[0]);
     return row;
   }));
   const n = left.toLocaleString("en"), fell = point?.toFixed(3), written = visible(text || name);
-  find("drawn").replaceChildren(say(`${n} tokens are left. `, `剩下 ${n} 个 token。`), given
+  find("drawn").replaceChildren(say(left === 1 ? "One token is left. " : `${n} tokens are left. `, `剩下 ${n} 个 token。`), given
     ? say(`${written} was given, not drawn.`, `“${written}”是给定的，不是抽出来的。`) : point === null
     ? say("With these settings another one would be drawn.", "用现在的设置，抽到的会是别的。")
     : say(`Side by side, the likeliest first, they fill this line. The draw fell at ${fell}, on ${written}.`,
