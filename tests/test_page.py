@@ -365,11 +365,13 @@ def test_a_phone_in_each_language(browser, page_file, locale, write_is, scheme):
         assert page.locator("#panel").is_visible()
         page.locator("#inside summary").tap()
         page.locator("#bars tr").first.wait_for()
-        # Whatever was drawn, the widest that could be has room too.
-        page.evaluate("""for (const cell of document.querySelectorAll("#bars td:first-child, #layers td:nth-child(2)"))
-            cell.textContent = "Shakespeareanisations" """)
-        page.evaluate("""for (const cell of document.querySelectorAll("#bars td:last-child"))
-            cell.lastChild.textContent = "cut by top-p" """)
+        # Whatever was drawn, there is room for the widest that could be.
+        page.evaluate("""
+            const fill = (cells, text) => document.querySelectorAll(cells).forEach((cell) => cell.textContent = text);
+            fill("#bars td:first-child, #layers td:nth-child(2)", "Shakespeareanisations");
+            fill("#bars td:nth-child(n + 2), #layers td:nth-child(4)", "0.0012%");
+            fill("#bars tr:nth-child(n + 5) td:last-child", "cut by top-p");
+        """)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert is_dark(page) == (scheme == "dark")
 

@@ -309,7 +309,7 @@ function drawChoice() {
   find("bars").replaceChildren(...bars.map(({ token, text, model, sharp, share, cut }) => {
     const left = cut ? say(`cut by ${cut}`, `被 ${cut} 去掉`) : percent(share);
     const row = make("tr", ...[visible(text), percent(model), percent(sharp)].map((text) => make("td", text)));
-    row.append(make("td", bar(50 * share), left));
+    row.append(make("td", bar(40 * share), left));
     row.classList.toggle("here", token === tokens[0]);
     return row;
   }));
