@@ -50,7 +50,6 @@ def report_run(name, last, device, out) -> Path:
     ]
     samples = [record for record in m.run.records if "samples" in record]
     steps, losses = m.run.train
-    levels = {name.replace(", training text known", "+"): nats for name, nats in m.baselines.items()}
     out = out or m.run.folder / "report.html"
     text = page.render(
         m=m,
@@ -59,9 +58,8 @@ def report_run(name, last, device, out) -> Path:
         epochs=format_number(m.epochs),
         tokens_per_parameter=format_number(m.tokens_per_parameter),
         seconds=format_time(max(m.run.series("seconds")[1], default=0)),
-        loss_chart=chart([(steps, smooth(losses, len(losses) // 50)), m.run.val], levels),
-        context_chart=chart([np.transpose(m.positions)], {"bigram": levels["bigram"]}, log=True),
-        levels=levels,
+        loss_chart=chart([(steps, smooth(losses, len(losses) // 50)), m.run.val], m.baselines),
+        context_chart=chart([np.transpose(m.positions)], {"bigram": m.baselines["bigram"]}, log=True),
         tokens=tokens,
         shown=shown,
         n_samples=len(samples),

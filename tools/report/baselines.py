@@ -29,7 +29,7 @@ def bigram_loss(train, val, vocab_size) -> float:
 
 
 def compressed_bits(text, known) -> dict:
-    """Bits per byte that compressors need for a text: gzip, xz, and xz when it has just read `known`."""
+    """Bits per byte that compressors need for a text: gzip, xz, and xz+, which has just read `known`."""
 
     def xz(data):
         return len(lzma.compress(data, preset=9))
@@ -37,6 +37,6 @@ def compressed_bits(text, known) -> dict:
     sizes = {
         "gzip": len(gzip.compress(text, 9)),
         "xz": xz(text),
-        "xz, training text known": xz(known + text) - xz(known),
+        "xz+": xz(known + text) - xz(known),
     }
     return {name: 8 * size / max(1, len(text)) for name, size in sizes.items()}
