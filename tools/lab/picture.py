@@ -62,15 +62,16 @@ def compute(text_model):
     lengths = range(1, idx.size(1) + 1)
     weights = [attention_shares(model, idx[:, :length])[-1].mean(dim=0).tolist() for length in lengths]
 
-    decode, n_tokens = text_model.tokenizer.decode, chances.size(1)
-    names = [decode([i], skip_special_tokens=False).replace("\n", "↵").replace(" ", "␣") for i in range(n_tokens)]
+    def name(i):
+        return text_model.tokenizer.decode([i], skip_special_tokens=False).replace("\n", "↵").replace(" ", "␣")
+
     likely = chances.topk(GUESSES)
     guesses = [
-        [(names[i], p) for i, p in zip(ids, values, strict=True)]
+        [(name(i), p) for i, p in zip(ids, values, strict=True)]
         for ids, values in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
     ]
     ids = idx[0].tolist()
-    return [names[i] for i in ids], ids, model.embedding.weight[ids, :CELLS], weights, guesses
+    return [name(i) for i in ids], ids, model.embedding.weight[ids, :CELLS], weights, guesses
 
 
 class Drawing:
